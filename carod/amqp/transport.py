@@ -1,0 +1,191 @@
+"""The one interface to a broker: messages, deliveries, and what can be done with them.
+
+Knows nothing of jobs. `amqp091` (RabbitMQ) implements it on aiormq; the terms are AMQP 1.0's where the two
+protocols differ (settle, released, rejected), because 1.0 has a word for every case and 0-9-1 does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import BinaryIO, Protocol, TypeAlias
+
+HeaderValue: TypeAlias = (
+    "None | bool | int | float | str | bytes | list[HeaderValue] | dict[str, HeaderValue]"
+)
+"""A header's value. Timestamps are integers, seconds since the epoch; text that is not UTF-8 stays bytes."""
+Body: TypeAlias = bytes | BinaryIO
+"""Bytes, or a file open for reading in binary mode that is streamed from its start and never held whole."""
+
+
+class TransportError(Exception):
+    """A broker could not do what was asked; the text says what, where and how to mend it."""
+
+
+class ConnectionLost(TransportError):
+    """The connection is gone (or was never there): nothing unconfirmed may be taken as done."""
+
+
+class StaleDelivery(ConnectionLost):
+    """The connection that brought this delivery is gone; the broker offers the message again by itself."""
+
+
+class Unroutable(TransportError):
+    """The broker has no queue for this address, and says so."""
+
+
+class TooLarge(TransportError):
+    """The message does not fit what the broker takes; sending it would cost the connection."""
+
+
+class Refused(TransportError):
+    """The broker refused: access, a missing queue, a full disk, an argument it does not know."""
+
+
+@dataclass(slots=True)
+class Message:
+    """One AMQP message, in either direction.
+
+    `expiration` is in seconds from publication, `timestamp` in seconds since the epoch, `durable` is 0-9-1's
+    delivery mode 2. Properties that are None are not on the wire. `malformed` says what could not be decoded
+    in a received message: then `body` is all that can be trusted.
+    """
+
+    body: Body = b""
+    headers: Mapping[str, HeaderValue] = field(default_factory=dict)
+    message_id: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    expiration: float | None = None
+    priority: int | None = None
+    user_id: str | None = None
+    durable: bool = False
+    content_type: str | None = None
+    type: str | None = None
+    timestamp: int | None = None
+    malformed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a message goes: an exchange and a routing key. The default exchange `""` routes to queues by name."""
+
+    exchange: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.exchange}/{self.key}" if self.exchange else self.key
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """An exchange to declare. `kind` is direct, topic, fanout or headers."""
+
+    name: str
+    kind: str = "direct"
+    durable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A queue to declare; an empty name asks the broker for one. Times are in seconds.
+
+    `dead_letter` is where the broker sends what expires or is rejected; `bindings` are (exchange, key) pairs.
+    """
+
+    name: str
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    message_ttl: float | None = None
+    dead_letter: Address | None = None
+    bindings: tuple[Address, ...] = ()
+
+
+class Outcome(Enum):
+    """How a delivery is settled (AMQP 1.0, 3.4 "Delivery State")."""
+
+    ACCEPTED = "accepted"
+    """Done with: the broker forgets the message."""
+    RELEASED = "released"
+    """Back to the queue, for anyone."""
+    REJECTED = "rejected"
+    """Not to be had again: dropped, or dead-lettered where the queue says so."""
+
+
+class Delivery(Protocol):
+    """A message that a broker handed over, until it is settled, exactly once."""
+
+    @property
+    def message(self) -> Message: ...
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the broker may have handed it to someone before."""
+
+    def settle(self, outcome: Outcome) -> None:
+        """Settle. Queues the frame and returns; raises StaleDelivery when its connection is gone."""
+
+
+OnDelivery: TypeAlias = Callable[[Delivery], None]
+
+
+class Subscription(Protocol):
+    """A consumer on a queue."""
+
+    async def cancel(self) -> None:
+        """Take no more; what was delivered already stays with its receiver."""
+
+
+class Transport(Protocol):
+    """A connection to a broker, made anew by each `connect`.
+
+    All methods but `connect` raise ConnectionLost when there is no connection.
+    """
+
+    async def connect(self) -> None:
+        """Connect once. Raises ConnectionLost (no broker there) or Refused (credentials, vhost, TLS)."""
+
+    async def close(self) -> None:
+        """Close. Unsettled deliveries go back to their queues. Does nothing when not connected."""
+
+    async def wait_closed(self) -> str:
+        """Wait until the connection ends, and say why."""
+
+    async def declare(self, what: Queue | Exchange) -> tuple[str, bool]:
+        """Make sure that it exists: (its name, whether it has the arguments asked for).
+
+        What exists already with other arguments is left as it is, and False comes back.
+        """
+
+    async def delete(self, queue: str) -> None:
+        """Delete a queue; none there is fine."""
+
+    async def depth(self, queue: str) -> int | None:
+        """How many messages wait in a queue; None when there is no such queue."""
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        credit: int = 1,
+        settled: bool = False,
+        exclusive: bool = False,
+    ) -> Subscription:
+        """Have `on_delivery` called, in the event loop, for each message.
+
+        At most `credit` deliveries are unsettled at a time (0: no limit). With `settled` the broker settles each
+        as it sends it. `on_delivery` must not raise. Raises Refused when there is no such queue.
+        """
+
+    async def publish(self, message: Message, to: Address, *, confirm: bool = True) -> None:
+        """Publish. With `confirm`, come back once the broker has the message.
+
+        Raises Unroutable if it has no queue for it, Refused if it can't take it, TooLarge if it was not sent
+        at all. Messages to one address arrive in the order of the calls.
+        """
+
+    async def resolve(self, reply_to: str) -> Address:
+        """The address that a `reply_to` of any client means (docs/reference/wire-contract.md, section 4)."""
