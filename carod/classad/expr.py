@@ -1,0 +1,567 @@
+"""The expression tree: its nodes, their evaluation and their text.
+
+Nodes are immutable and shared (parsed text is cached), so scopes live in the `State` of one evaluation, never in the
+tree. Evaluation recurses one Python frame for a level of the tree; `depth` counts those levels when a node is made,
+so that neither a deep tree nor a long chain of references can exhaust the stack. Chains of binary operators, which
+lean left and may be long, are walked with a loop and cost one level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from .operators import BINARY, UNARY, truth
+from .values import ERROR, SCALARS, UNDEFINED, Value, fold, quote_name, unparse
+
+if TYPE_CHECKING:
+    from .ad import ClassAd
+    from .functions import Function
+
+# Deepest tree the parser builds. HTCondor stops between 100 and 500 as well; people stay below 30.
+MAX_DEPTH = 200
+# Levels one evaluation may stack over all attributes it follows: half of Python's default recursion limit.
+MAX_EVALUATION_DEPTH = 450
+# Attributes, list members and calls one evaluation may touch; about 0.2 s. A policy uses a few dozen.
+MAX_STEPS = 100_000
+# Seconds one evaluation may spend in regular expressions.
+MAX_REGEXP_TIME = 0.5
+
+
+class NestingError(ValueError):
+    """A tree deeper than `MAX_DEPTH`."""
+
+
+class Abort(Exception):  # noqa: N818 - not an error to anyone outside: evaluate() turns it into ERROR
+    """The evaluation as a whole fails: out of budget, or a reference that HTCondor refuses to evaluate."""
+
+
+class State:
+    """One evaluation: its two root ads, the ad whose scope is current, and what is left of the budgets."""
+
+    __slots__ = ("busy", "current", "depth", "my", "regexp_time", "steps", "target")
+
+    def __init__(self, current: ClassAd | None, target: ClassAd | None) -> None:
+        self.current = current
+        self.my = None if current is None else current.root()
+        self.target = target
+        self.steps = MAX_STEPS
+        self.depth = 0
+        self.regexp_time = MAX_REGEXP_TIME
+        self.busy: set[tuple[int, str]] = set()
+
+    def charge(self, size: int = 0) -> None:
+        """Pay for a step on `size` characters."""
+        self.steps -= 1 + (size >> 10)
+        if self.steps < 0:
+            raise Abort
+
+    def within(self, value: Any, scope: ClassAd | None) -> Any:
+        """The value of what an ad or a list holds, in the scope of its ad."""
+        kind = type(value)
+        if kind in SCALARS:
+            self.charge(len(value) if kind is str else 0)
+            return value
+        if kind is list:
+            return LazyList(value, scope)
+        if not isinstance(value, Expr):
+            # A value from an evaluation already knows where it belongs; an ad in a list from Python doesn't yet.
+            return value if kind is LazyList or value.parent is not None else value.inside(scope)
+        self.charge()
+        outer, self.current = self.current, scope
+        self.enter(value.depth + 1)
+        result = value._eval(self)
+        self.depth -= value.depth + 1
+        self.current = outer
+        return result
+
+    def enter(self, depth: int) -> None:
+        self.depth += depth
+        if self.depth > MAX_EVALUATION_DEPTH:
+            raise Abort
+
+    def members(self, items: LazyList) -> list[Any]:
+        """The values of a list's members."""
+        scope = items.scope
+        return [self.within(item, scope) for item in items.items]
+
+    def find(self, start: ClassAd, name: str) -> tuple[Any, ClassAd | None] | None:
+        """Look `name` up in `start` and its enclosing ads: what is there and in which ad, None if nowhere.
+
+        The ad is None for names that mean an ad themselves (MY, TARGET, parent, ...).
+        """
+        scope = start
+        while True:
+            entry = scope.entries.get(name)
+            if entry is not None:
+                return entry[1], scope
+            if name in _SCOPES:
+                return self._scope_named(name, scope), None
+            if scope.parent is None:
+                return self._match_scope(name, scope)
+            scope = scope.parent
+
+    def _scope_named(self, name: str, scope: ClassAd) -> Any:
+        if name == "parent":
+            return UNDEFINED if scope.parent is None else scope.parent
+        if name == "my" or name == "self":
+            return scope
+        if self.target is not None:
+            return UNDEFINED  # the root of a match is HTCondor's match ad, which holds nothing of ours
+        if self.my is None:
+            raise Abort
+        return self.my
+
+    def _match_scope(self, name: str, scope: ClassAd) -> tuple[Any, None] | None:
+        if self.target is None or name not in _MATCH_SCOPES:
+            return None
+        other = self.opposite(scope)
+        return None if other is None else (other, None)
+
+    def opposite(self, scope: ClassAd) -> ClassAd | None:
+        """The other root ad of a match; None for what is no root ad of one."""
+        if scope is self.my:
+            return self.target
+        return self.my if scope is self.target else None
+
+
+_SCOPES = frozenset({"my", "self", "parent", "root", "toplevel"})
+_MATCH_SCOPES = frozenset({"target", "other"})
+
+
+class LazyList:
+    """A list during evaluation: its members are evaluated one by one, when used, in the scope of its ad."""
+
+    __slots__ = ("items", "scope")
+
+    def __init__(self, items: Sequence[Any], scope: ClassAd | None) -> None:
+        self.items = items
+        self.scope = scope
+
+    def unparse(self, *, canonical: bool = False) -> str:
+        return unparse(list(self.items), canonical=canonical)
+
+
+class Expr:
+    """An expression. Equal to another if both are written the same; `str()` gives source that parses to the same."""
+
+    __slots__ = ("depth",)
+    depth: int
+
+    def evaluate(self, my: ClassAd | None = None, target: ClassAd | None = None) -> Value:
+        """The expression's value in the scope of `my`, matched with `target`.
+
+        An unscoped name is looked up in `my` (innermost nested ad first), then in `target`; inside an expression
+        found in `target` the two change places. Never raises: what can't be evaluated is `ERROR`.
+        """
+        return evaluate(self, my, target)  # type: ignore[no-any-return]
+
+    def _eval(self, state: State) -> Any:
+        raise NotImplementedError
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        raise NotImplementedError
+
+    def unparse(self, *, canonical: bool = False) -> str:
+        out: list[str] = []
+        self._write(out, canonical)
+        return "".join(out)
+
+    def _nest(self, *children: Any) -> None:
+        depth = 0
+        for child in children:
+            if isinstance(child, Expr) and child.depth > depth:
+                depth = child.depth
+        if depth >= MAX_DEPTH:
+            raise NestingError(f"nested deeper than {MAX_DEPTH}")
+        self.depth = depth + 1
+
+    def __str__(self) -> str:
+        return self.unparse()
+
+    def __repr__(self) -> str:
+        return f"parse({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Expr) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __reduce__(self) -> Any:
+        from .parser import parse
+
+        return parse, (str(self),)
+
+
+def evaluate(value: Any, my: ClassAd | None, target: ClassAd | None) -> Any:
+    """`value`, an expression or what an ad holds, evaluated in the scope of `my`; see `Expr.evaluate`."""
+    if my is None and target is not None:
+        from .ad import ClassAd
+
+        my = ClassAd()
+    state = State(my, target)
+    try:
+        return export(state.within(value, my), state)
+    except (Abort, RecursionError, MemoryError):
+        # RecursionError: the caller's own stack was nearly full.
+        return ERROR
+
+
+def export(value: Any, state: State) -> Any:
+    """What the caller gets: lists as Python lists of values, ads as copies that know their enclosing ad."""
+    if type(value) in SCALARS:
+        return value
+    if type(value) is LazyList:
+        state.enter(3)
+        values = [export(state.within(item, value.scope), state) for item in value.items]
+        state.depth -= 3
+        return values
+    return value.copy()
+
+
+class Literal(Expr):
+    """A number, string, boolean, time, UNDEFINED or ERROR."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+        self.depth = 1
+
+    def _eval(self, state: State) -> Any:
+        return self.value
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        out.append(unparse(self.value, canonical=canonical))
+
+
+class Attribute(Expr):
+    """``name``, ``.name`` (absolute: from the outermost ad) or ``base.name``."""
+
+    __slots__ = ("absolute", "base", "key", "name")
+
+    def __init__(self, name: str, base: Expr | None = None, *, absolute: bool = False) -> None:
+        self.name = name
+        self.key = fold(name)
+        self.base = base
+        self.absolute = absolute
+        self._nest(base)
+
+    def _eval(self, state: State) -> Any:
+        found = self.find(state)
+        if found is None:
+            state.charge()
+            return UNDEFINED
+        value, scope = found
+        kind = type(value)
+        if scope is None:
+            return value
+        if kind in SCALARS:
+            state.charge(len(value) if kind is str else 0)
+            return value
+        if not isinstance(value, Expr):
+            return LazyList(value, scope) if kind is list else value.inside(scope)
+        # An attribute that is evaluated because of itself is undefined inside itself.
+        key = (id(scope.entries), self.key)
+        if key in state.busy:
+            return UNDEFINED
+        state.busy.add(key)
+        state.charge()
+        state.enter(value.depth)
+        outer, state.current = state.current, scope
+        result = value._eval(state)
+        # No try/finally: an exception ends the whole evaluation, and the state with it.
+        state.current = outer
+        state.depth -= value.depth
+        state.busy.discard(key)
+        return result
+
+    def find(self, state: State) -> tuple[Any, ClassAd | None] | None:
+        """What the name refers to, unevaluated, and the ad it was found in; None if it is undefined."""
+        if self.base is not None:
+            return self._find_in(self.base._eval(state), state)
+        if self.absolute:
+            if state.my is None:
+                raise Abort
+            return None if state.target is not None else state.find(state.my, self.key)
+        current = state.current
+        if current is None:
+            return None
+        found = state.find(current, self.key)
+        if found is None and state.target is not None:
+            other = state.opposite(current)
+            if other is not None:
+                return state.find(other, self.key)
+        return found
+
+    def _find_in(self, base: Any, state: State) -> tuple[Any, ClassAd | None] | None:
+        if base is UNDEFINED:
+            return None
+        if type(base) is LazyList:
+            return self._of_each(base, state), None
+        if type(base) in SCALARS:
+            return ERROR, None
+        return state.find(base, self.key)
+
+    def _of_each(self, items: LazyList, state: State) -> LazyList:
+        """``{ad, ad}.name`` is the list of each ad's attribute."""
+        values = [Attribute(self.name, Literal(member))._eval(state) for member in state.members(items)]
+        return LazyList(values, items.scope)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        if self.base is not None:
+            self.base._write(out, canonical)
+            if type(self.base) is Literal and type(self.base.value) in (int, float):
+                out.append(" ")  # "1.a" would read as a broken real
+        if self.base is not None or self.absolute:
+            out.append(".")
+        out.append(quote_name(self.name))
+
+
+class Unary(Expr):
+    __slots__ = ("apply", "operand", "symbol")
+
+    def __init__(self, symbol: str, operand: Expr) -> None:
+        self.symbol = symbol
+        self.operand = operand
+        self.apply = UNARY[symbol]
+        self._nest(operand)
+
+    def _eval(self, state: State) -> Any:
+        return self.apply(self.operand._eval(state))
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        out.append(self.symbol)
+        # "-1" would be read back as a literal.
+        if self.symbol == "-" and type(self.operand) is Literal and type(self.operand.value) in (int, float):
+            out.append(" ")
+        self.operand._write(out, canonical)
+
+
+class Binary(Expr):
+    __slots__ = ("apply", "left", "right", "short", "symbol")
+
+    def __init__(self, symbol: str, left: Expr, right: Expr) -> None:
+        self.symbol = symbol
+        self.left = left
+        self.right = right
+        self.apply = BINARY[symbol]
+        # The left operand that decides alone.
+        self.short = {"&&": False, "||": True}.get(symbol)
+        self._nest(right, left)
+        if type(left) is Binary:
+            self.depth = max(left.depth, right.depth + 1)
+
+    def _spine(self) -> tuple[list[Binary], Expr]:
+        """This node and the binary operators down its left side, and what is leftmost."""
+        nodes, node = [self], self.left
+        while type(node) is Binary:
+            nodes.append(node)
+            node = node.left
+        return nodes, node
+
+    def _eval(self, state: State) -> Any:
+        if type(self.left) is not Binary:
+            left = self.left._eval(state)
+            if self.short is not None and truth(left) is self.short:
+                return self.short
+            return self.apply(left, self.right._eval(state))
+        nodes, leftmost = self._spine()
+        value = leftmost._eval(state)
+        while nodes:
+            node = nodes.pop()
+            if node.short is not None and truth(value) is node.short:
+                value = node.short
+            else:
+                value = node.apply(value, node.right._eval(state))
+        return value
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        nodes, leftmost = self._spine()
+        leftmost._write(out, canonical)
+        while nodes:
+            node = nodes.pop()
+            out.append(f" {node.symbol} ")
+            node.right._write(out, canonical)
+
+
+class Conditional(Expr):
+    """``condition ? then : otherwise``, and without `then` ``condition ?: otherwise``, the default operator."""
+
+    __slots__ = ("condition", "otherwise", "then")
+
+    def __init__(self, condition: Expr, then: Expr | None, otherwise: Expr) -> None:
+        self.condition = condition
+        self.then = then
+        self.otherwise = otherwise
+        self._nest(condition, then, otherwise)
+
+    def _eval(self, state: State) -> Any:
+        value = self.condition._eval(state)
+        if self.then is None:
+            return self.otherwise._eval(state) if value is UNDEFINED else value
+        meaning = truth(value)
+        if meaning is None:
+            return value if value is UNDEFINED else ERROR
+        return (self.then if meaning else self.otherwise)._eval(state)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        self.condition._write(out, canonical)
+        if self.then is None:
+            out.append(" ?: ")
+        else:
+            out.append(" ? ")
+            self.then._write(out, canonical)
+            out.append(" : ")
+        self.otherwise._write(out, canonical)
+
+
+class Parentheses(Expr):
+    """Kept in the tree, as HTCondor does, so that a policy is written out the way it was written."""
+
+    __slots__ = ("inner",)
+
+    def __init__(self, inner: Expr) -> None:
+        self.inner = inner
+        self._nest(inner)
+
+    def _eval(self, state: State) -> Any:
+        return self.inner._eval(state)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        out.append("(")
+        self.inner._write(out, canonical)
+        out.append(")")
+
+
+class Subscript(Expr):
+    """``list[number]`` or ``ad["name"]``."""
+
+    __slots__ = ("base", "index")
+
+    def __init__(self, base: Expr, index: Expr) -> None:
+        self.base = base
+        self.index = index
+        self._nest(base, index)
+
+    def _eval(self, state: State) -> Any:
+        base = self.base._eval(state)
+        index = self.index._eval(state)
+        if base is ERROR or index is ERROR:
+            return ERROR
+        if base is UNDEFINED or index is UNDEFINED:
+            return UNDEFINED
+        if type(base) is LazyList:
+            if type(index) is not int or not 0 <= index < len(base.items):
+                return ERROR
+            return state.within(base.items[index], base.scope)
+        if type(index) is not str or type(base) in SCALARS:
+            return ERROR
+        entry = base.entries.get(fold(index))
+        return UNDEFINED if entry is None else state.within(entry[1], base)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        self.base._write(out, canonical)
+        out.append("[")
+        self.index._write(out, canonical)
+        out.append("]")
+
+
+class Call(Expr):
+    """A function's call. `function` is None if there is no such function or it takes no such number of arguments."""
+
+    __slots__ = ("arguments", "function", "name")
+
+    def __init__(self, name: str, arguments: tuple[Expr, ...], function: Function | None) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.function = function
+        self._nest(*arguments)
+        self.depth += 2  # the function's own frames
+
+    def _eval(self, state: State) -> Any:
+        state.charge()
+        function = self.function
+        if function is None:
+            return ERROR
+        if function.lazy:
+            return function.body(state, self.arguments)
+        values = []
+        for argument in self.arguments:
+            values.append(argument._eval(state))  # noqa: PERF401 - a comprehension is one more frame
+        return function.body(state, values)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        out.append(quote_name(self.name))
+        out.append("(")
+        _write_items(self.arguments, out, canonical)
+        out.append(")")
+
+
+class ListExpr(Expr):
+    """``{ a, b }``. Members that are literals are kept as plain values."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, items: tuple[Any, ...]) -> None:
+        self.items = tuple(plain(item) for item in items)
+        self._nest(*items)
+
+    def _eval(self, state: State) -> Any:
+        return LazyList(self.items, state.current)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        out.append("{ ")
+        _write_items(self.items, out, canonical)
+        out.append(" }")
+
+
+class AdExpr(Expr):
+    """``[ a = 1; b = 2 ]``. `entries` is what a ClassAd keeps: folded name -> (name, value)."""
+
+    __slots__ = ("entries",)
+
+    def __init__(self, attributes: Sequence[tuple[str, Expr]]) -> None:
+        self.entries: dict[str, tuple[str, Any]] = {}
+        for name, value in attributes:
+            self.entries[fold(name)] = (name, plain(value))
+        self._nest(*[value for _, value in attributes])
+
+    def _eval(self, state: State) -> Any:
+        from .ad import ClassAd
+
+        return ClassAd.over(self.entries, state.current)
+
+    def _write(self, out: list[str], canonical: bool) -> None:
+        write_ad(self.entries, out, canonical)
+
+
+def plain(expr: Any) -> Any:
+    """A literal's value; any other expression itself."""
+    return expr.value if type(expr) is Literal else expr
+
+
+def _write_value(value: Any, out: list[str], canonical: bool) -> None:
+    if isinstance(value, Expr):
+        value._write(out, canonical)
+    else:
+        out.append(unparse(value, canonical=canonical))
+
+
+def _write_items(items: Sequence[Any], out: list[str], canonical: bool) -> None:
+    separator = ""
+    for item in items:
+        out.append(separator)
+        _write_value(item, out, canonical)
+        separator = "," if canonical else ", "
+
+
+def write_ad(entries: dict[str, tuple[str, Any]], out: list[str], canonical: bool) -> None:
+    out.append("[ ")
+    separator = ""
+    for name, value in entries.values():
+        out.append(f"{separator}{quote_name(name)} = ")
+        _write_value(value, out, canonical)
+        separator = "; "
+    out.append(" ]")

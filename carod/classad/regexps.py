@@ -1,0 +1,204 @@
+r"""Built-in functions with regular expressions: regexp, regexpMember, regexps, replace, replaceAll.
+
+HTCondor uses PCRE, which gives up on a pattern that backtracks without end. Python's own ``re`` never gives up and
+holds the interpreter meanwhile: ``(a+)+$`` would stop a node for good. Hence the package `regex`, whose matching
+takes a timeout; it knows PCRE's possessive and recursive forms and POSIX classes, too. Matching is on bytes, as in
+HTCondor, so ``\w`` is ASCII and ``.`` one byte of UTF-8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from .expr import Abort, LazyList, State
+from .functions import function
+from .strings import from_bytes, to_bytes
+from .values import ERROR, MAX_STRING, UNDEFINED
+
+if TYPE_CHECKING:
+    from regex import Match, Pattern
+
+# Compiling is not bounded by the timeout; a policy's patterns are far shorter.
+MAX_PATTERN = 4096
+
+# PCRE's \Z also matches before a final newline and its \z does not; \Q...\E quotes.
+_DIALECT = re.compile(rb"\\Q([\s\S]*?)(?:\\E|\Z)|\\([\s\S])")
+
+
+def _translate(match: re.Match[bytes]) -> bytes:
+    if match[2] is None:
+        return re.escape(match[1])
+    return {b"Z": rb"(?=\n?\Z)", b"z": rb"\Z", b"E": b""}.get(match[2], match[0])
+
+
+@lru_cache(maxsize=128)
+def _compiled(pattern: str, options: str) -> Pattern[bytes] | None:
+    import regex
+
+    flags = 0
+    for letter, flag in (("i", regex.I), ("m", regex.M), ("s", regex.S), ("x", regex.X)):
+        if letter in options:
+            flags |= flag
+    try:
+        source = to_bytes(pattern)
+        if b"\\" in source:
+            source = _DIALECT.sub(_translate, source)
+        return regex.compile(source, flags)
+    except (
+        regex.error,
+        RecursionError,
+        OverflowError,
+        MemoryError,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+    ):
+        # Besides its own error the package lets several of Python's through for broken patterns.
+        return None
+
+
+def compile_pattern(state: State, pattern: str, options: str) -> Pattern[bytes] | None:
+    """The compiled pattern; None if it is none."""
+    state.charge(len(pattern) << 4)
+    if len(pattern) > MAX_PATTERN:
+        return None
+    return _compiled(pattern, "".join(sorted(set(options) & set("imsx"))))
+
+
+def search(state: State, compiled: Pattern[bytes], data: bytes, start: int = 0) -> Match[bytes] | None:
+    """The first match from `start` on. Raises TimeoutError when the evaluation's time for matching is used up."""
+    state.charge(len(data))
+    if state.regexp_time <= 0:
+        raise TimeoutError
+    begin = monotonic()
+    try:
+        return compiled.search(data, start, timeout=state.regexp_time)
+    except (MemoryError, RuntimeError):
+        raise TimeoutError from None
+    finally:
+        state.regexp_time -= monotonic() - begin
+
+
+def _exceptional(values: Sequence[Any]) -> Any:
+    """ERROR or UNDEFINED if an argument is; None if all are values."""
+    if any(value is ERROR for value in values):
+        return ERROR
+    return UNDEFINED if any(value is UNDEFINED for value in values) else None
+
+
+def _found(state: State, pattern: str, options: str, text: str) -> Any:
+    compiled = compile_pattern(state, pattern, options)
+    if compiled is None:
+        return ERROR
+    try:
+        return search(state, compiled, to_bytes(text)) is not None
+    except TimeoutError:
+        return ERROR
+
+
+@function("regexp", takes=(2, 3))
+def regexp(state: State, values: Sequence[Any]) -> Any:
+    exceptional = _exceptional(values)
+    if exceptional is not None:
+        return exceptional
+    if any(type(value) is not str for value in values):
+        return ERROR
+    return _found(state, values[0], values[2] if len(values) == 3 else "", values[1])
+
+
+@function("regexpMember", takes=(2, 3))
+def regexp_member(state: State, values: Sequence[Any]) -> Any:
+    exceptional = _exceptional(values)
+    if exceptional is not None:
+        return exceptional
+    pattern, texts, options = values[0], values[1], values[2] if len(values) == 3 else ""
+    if type(pattern) is not str or type(texts) is not LazyList or type(options) is not str:
+        return ERROR
+    result: Any = False
+    for item in texts.items:
+        text = state.within(item, texts.scope)
+        if text is UNDEFINED:
+            result = UNDEFINED
+        elif type(text) is not str:
+            return ERROR
+        elif _found(state, pattern, options, text) is True:
+            return True
+    return result
+
+
+@function("regexps", takes=(3, 4))
+def regexps(state: State, values: Sequence[Any]) -> Any:
+    return _substitute(state, values, "")
+
+
+@function("replace", takes=(3, 4))
+def replace(state: State, values: Sequence[Any]) -> Any:
+    return _substitute(state, values, "f")
+
+
+@function("replaceAll", takes=(3, 4))
+def replace_all(state: State, values: Sequence[Any]) -> Any:
+    return _substitute(state, values, "fg")
+
+
+def _substitute(state: State, values: Sequence[Any], more_options: str) -> Any:
+    exceptional = _exceptional(values)
+    if exceptional is not None:
+        return exceptional
+    if any(type(value) is not str for value in values):
+        return ERROR
+    options = (values[3] if len(values) == 4 else "") + more_options
+    compiled = compile_pattern(state, values[0], options)
+    if compiled is None:
+        return ERROR
+    try:
+        result = _replaced(state, compiled, to_bytes(values[1]), to_bytes(values[2]), options)
+    except TimeoutError:
+        return ERROR
+    return ERROR if result is None else from_bytes(result)
+
+
+def _replaced(
+    state: State, compiled: Pattern[bytes], data: bytes, replacement: bytes, options: str
+) -> bytes | None:
+    """`data` with its matches replaced, or with option f missing the replacements alone; None if that fails."""
+    whole, every = "f" in options, "g" in options
+    out: list[bytes] = []
+    size = position = 0
+    while True:
+        match = search(state, compiled, data, position)
+        if match is None:
+            break
+        if whole:
+            out.append(data[position : match.start()])
+        expanded = _expand(match, replacement)
+        if expanded is None or (every and match.end() == match.start()):
+            return None  # HTCondor refuses to replace every empty match
+        out.append(expanded)
+        size += len(out[-1])
+        position = match.end()
+        if size > MAX_STRING:
+            raise Abort
+        if not every:
+            break
+    if whole:
+        out.append(data[position:])
+    return b"".join(out)
+
+
+_GROUP = re.compile(rb"\\([0-9])")
+
+
+def _expand(match: Match[bytes], replacement: bytes) -> bytes | None:
+    r"""The replacement with ``\0`` to ``\9`` filled in; None if it names a group beyond the last that matched."""
+    if b"\\" not in replacement:
+        return replacement
+    last = max((group for group in range(len(match.groups()) + 1) if match.start(group) >= 0), default=0)
+    if any(int(group) > last for group in _GROUP.findall(replacement)):
+        return None
+    return _GROUP.sub(lambda group: match.group(int(group[1])) or b"", replacement)
