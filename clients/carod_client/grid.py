@@ -1,0 +1,428 @@
+"""A connection to a grid: jobs go out on its queue, replies come back on one of our own.
+
+async with Grid("amqp://guest:guest@127.0.0.1/") as grid:
+    result = await grid.run("/bin/echo", "Hello")
+    print(result.stdout)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import uuid
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import suppress
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeVar, Unpack
+
+from carod.amqp import (
+    Address,
+    BadEndpoint,
+    Body,
+    ConnectionLost,
+    Delivery,
+    Endpoint,
+    Message,
+    Outcome,
+    Queue,
+    TransportError,
+    Unroutable,
+    open_transport,
+)
+from carod.classad import ClassAd
+from carod.job import Reply, job_message, read_headers, wire_headers
+from carod_client import description
+from carod_client.description import CommonOptions, JobOptions, Parcel
+from carod_client.errors import BadJob, BrokerLost, GridError, JobTimeout, NoQueue, from_transport
+from carod_client.handle import Handle
+from carod_client.inputs import Inputs, release
+from carod_client.results import Result
+from carod_client.sweep import Args, Sweep
+
+T = TypeVar("T")
+
+DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/"
+DEFAULT_QUEUE = "grid"
+FIRST_RETRY, LAST_RETRY = 0.1, 5.0
+"""Seconds between attempts to reach a lost broker: doubled from the first to the last, and spread by a half,
+so that the clients of a restarted broker don't come back all at once."""
+REMEMBERED = 10_000
+"""Finished jobs whose late or repeated replies are known for what they are."""
+CONTROL_PATIENCE = 10.0
+"""Seconds that a node has to answer a control message."""
+
+log = logging.getLogger("carod_client")
+
+
+def default_url() -> str:
+    """The broker that the environment names (CAROD_BROKER, _CAROD_BROKER_URL), else the local one."""
+    return os.environ.get("CAROD_BROKER") or os.environ.get("_CAROD_BROKER_URL") or DEFAULT_URL
+
+
+def default_queue() -> str:
+    """The job queue that the environment names (_CAROD_BROKER_QUEUE), else `grid`."""
+    return os.environ.get("_CAROD_BROKER_QUEUE") or DEFAULT_QUEUE
+
+
+class Grid:
+    """A grid of execute nodes, reached through a broker. Use with `async with`.
+
+    With `reply_queue`, replies go to a durable queue of that name, which outlives connection and process:
+    after a lost connection the grid connects again and its jobs go on; results of an earlier process are had
+    by `attach`. Without one, replies go to a queue that ends with the connection: jobs under way then fail
+    with BrokerLost, and the grid connects again for new ones.
+
+    `in_flight` bounds the jobs that a `map` has out at a time. Raises BadEndpoint for a URL that can't be
+    one.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        queue: str | None = None,
+        *,
+        reply_queue: str | None = None,
+        in_flight: int = 100,
+        ca_file: str = "",
+        cert_file: str = "",
+        key_file: str = "",
+        connect_timeout: float = 10.0,
+    ) -> None:
+        self.endpoint = Endpoint(
+            url or default_url(), "carod client", connect_timeout=connect_timeout,
+            ca_file=ca_file, cert_file=cert_file, key_file=key_file,
+        )  # fmt: skip
+        self.queue = queue or default_queue()
+        self.in_flight = in_flight
+        self._transport = open_transport(self.endpoint)
+        self._named_reply_queue = reply_queue
+        self._reply_queue = ""
+        self._handles: dict[str, Handle] = {}
+        self._finished: dict[str, None] = {}
+        self._unclaimed: dict[str, Delivery] = {}
+        self._questions: dict[str, asyncio.Future[ClassAd]] = {}
+        self._up = asyncio.Event()
+        self._closed = False
+        self._keeper: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        """Connect. Raises BrokerLost (nobody there) or BrokerRefused (credentials, vhost, TLS)."""
+        try:
+            await self._connect()
+        except BaseException as error:
+            await self._transport.close()
+            if isinstance(error, TransportError):
+                raise from_transport(error) from None
+            raise
+        self._keeper = asyncio.create_task(self._keep_connected(), name="carod_client connection")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Disconnect. Whoever still waits for a job gets a GridError; the jobs themselves go on."""
+        self._closed = True
+        assert self._keeper is not None
+        self._keeper.cancel()
+        try:
+            with suppress(asyncio.CancelledError):
+                await self._keeper
+        finally:
+            self._up.clear()
+            self._fail_all("the grid was closed before its result came")
+            await self._transport.close()
+
+    # -- jobs ------------------------------------------------------------------------------------------------
+
+    async def run(self, cmd: str, *args: str, **options: Unpack[JobOptions]) -> Result:
+        """Run a job and wait for its result; `submit` and `await` in one. Cancelled, it awaits its job no
+        more.
+        """
+        handle = await self.submit(cmd, *args, **options)
+        try:
+            return await handle
+        finally:
+            handle.forget()
+
+    async def submit(self, cmd: str, *args: str, **options: Unpack[JobOptions]) -> Handle:
+        """Send a job and come back once the broker has it. See `JobOptions` for the options.
+
+        Raises BadJob (it can't be described; nothing was sent), NoQueue (no node ever ran there),
+        BrokerRefused, BrokerLost (it may or may not have arrived), JobTimeout (the broker did not take it in
+        time).
+        """
+        parcel = description.parcel(cmd, options.get("inputs", ()), options.get("stdin"))
+        body = parcel.body() if parcel.at_once else await asyncio.to_thread(parcel.body)
+        try:
+            return await self.send(parcel, args, body, options)
+        finally:
+            release(body)
+
+    def map(
+        self,
+        cmd: str,
+        items: Iterable[T],
+        *,
+        args: Args[T] | None = None,
+        inputs: Inputs | Callable[[T], Inputs] = (),
+        attributes: Mapping[str, Any] | Callable[[T], Mapping[str, Any]] = MappingProxyType({}),
+        env: Mapping[str, str] | Callable[[T], Mapping[str, str]] = MappingProxyType({}),
+        stdin: bytes | Callable[[T], bytes] | None = None,
+        in_flight: int | None = None,
+        ordered: bool = False,
+        on_error: Callable[[GridError], None] | None = None,
+        **options: Unpack[CommonOptions],
+    ) -> AsyncGenerator[Result, None]:
+        """Run `cmd` once for each item; `async for result in grid.map(...)` as they end, each with its
+        `item`.
+
+        `args` is a list in which `{item}` stands for the item, or a function of the item; without it the item
+        is the one argument. `inputs`, `attributes`, `env` and `stdin` are the same for all, or functions of
+        the item. At most `in_flight` jobs are out, and items are drawn only as results are taken. With
+        `ordered`, results come in the items' order. A job that gives no result ends the sweep with its error,
+        which knows its `item` and `index`; with `on_error` it is handed to that, and the sweep goes on.
+        Whoever leaves the loop early should wrap it in `contextlib.aclosing`: jobs that are out then go on,
+        but are awaited no more.
+        """
+        sweep = Sweep(
+            self, cmd, items, args, inputs, attributes, env, stdin,
+            self.in_flight if in_flight is None else in_flight, ordered, on_error, options,
+        )  # fmt: skip
+        return sweep.run()
+
+    async def send(
+        self,
+        parcel: Parcel,
+        args: Iterable[str],
+        body: Body,
+        options: JobOptions,
+        on_done: Callable[[Handle], None] | None = None,
+    ) -> Handle:
+        """`submit` with the inputs packed already: for many jobs with the same ones. `body` stays the
+        caller's.
+        """
+        timeout = description.checked_seconds("timeout", options.get("timeout"))
+        expires = description.checked_seconds("expires", options.get("expires"))
+        job_id = description.checked_id(options.get("message_id") or str(uuid.uuid4()))
+        if job_id in self._handles:
+            raise BadJob(f"message_id {job_id!r} is that of a job under way; each job needs one of its own")
+        ad = description.describe(
+            parcel, args, attributes=options.get("attributes"), env=options.get("env"),
+            outputs=options.get("outputs"), requirements=options.get("requirements"),
+        )  # fmt: skip
+        durable = options.get("durable")
+        await self._connected()
+        message = job_message(
+            ad, reply_to=self._reply_queue, message_id=job_id, body=body, expiration=expires,
+            priority=_priority(options.get("priority")),
+            durable=self._named_reply_queue is not None if durable is None else durable,
+        )  # fmt: skip
+        return await self._publish_job(message, timeout, expires, options.get("check", False), on_done)
+
+    def attach(self, job_id: str, *, timeout: float | None = None, check: bool = False) -> Handle:
+        """A handle for a job that an earlier process sent with the same durable `reply_queue`."""
+        if self._named_reply_queue is None:
+            raise GridError(f"job {job_id}: only a Grid with a reply_queue can be sent earlier replies")
+        if job_id in self._handles:
+            return self._handles[job_id]
+        handle = Handle(self, job_id, timeout=timeout, check=check, on_done=self._done(None))
+        self._handles[job_id] = handle
+        waiting = self._unclaimed.pop(job_id, None)
+        if waiting is not None:
+            self._on_delivery(waiting)
+        return handle
+
+    async def control(
+        self,
+        action: str,
+        job_id: str,
+        *,
+        timeout: float = CONTROL_PATIENCE,
+        **headers: str | int | float | bool,
+    ) -> ClassAd:
+        """Send a control message for a running job (`Remove`, `Hold`, `Suspend`, `Continue`, `Vacate`,
+        `Query`...).
+
+        The node's answer comes back. Raises GridError with its text when it refuses, or when no node that has
+        the job answers within `timeout` seconds: it is still in the queue, or over.
+        """
+        await self._connected()
+        question = str(uuid.uuid4())
+        answer: asyncio.Future[ClassAd] = asyncio.get_running_loop().create_future()
+        self._questions[question] = answer
+        nobody = GridError(f"{action} job {job_id}: no node has it; it still waits in the queue, or is over")
+        nobody.job_id = job_id
+        message = Message(
+            headers=wire_headers({"Action": action, "JobId": job_id, **headers}),
+            message_id=question, correlation_id=question, reply_to=self._reply_queue,
+        )  # fmt: skip
+        try:
+            async with asyncio.timeout(timeout):
+                await self._transport.publish(message, Address(f"{self.queue}.control", f"job.{job_id}"))
+                ad = await answer
+        except (TimeoutError, Unroutable):
+            raise nobody from None
+        except TransportError as error:
+            raise from_transport(error) from None
+        finally:
+            del self._questions[question]
+        if ad.get("Status") != 0:
+            raise GridError(f"{action} job {job_id}: {ad.get('Status')}")
+        return ad
+
+    # -- replies ---------------------------------------------------------------------------------------------
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        """Hand a reply to whom it concerns. On a durable queue a result stays the broker's until somebody has
+        it.
+        """
+        message = delivery.message
+        job_id = message.correlation_id or ""
+        question = self._questions.get(job_id)
+        if question is not None:
+            _answer(question, message)
+        elif (handle := self._handles.get(job_id)) is not None:
+            try:
+                handle.take(Reply.from_message(message))
+            except ValueError as error:
+                handle.fail(GridError(f"job {job_id}: the node's reply can't be read: {error}"))
+        elif self._named_reply_queue is not None and job_id not in self._finished and _is_final(message):
+            self._unclaimed[job_id] = delivery
+            return
+        if self._named_reply_queue is not None:
+            with suppress(ConnectionLost):  # then it comes again, and is known to be finished
+                delivery.settle(Outcome.ACCEPTED)
+
+    def _done(self, also: Callable[[Handle], None] | None) -> Callable[[Handle], None]:
+        def done(handle: Handle) -> None:
+            self._handles.pop(handle.id, None)
+            if handle.replies and handle.replies[-1].final:
+                self._finished[handle.id] = None
+                if len(self._finished) > REMEMBERED:
+                    del self._finished[next(iter(self._finished))]
+            if also is not None:
+                also(handle)
+
+        return done
+
+    def _fail_all(self, why: str) -> None:
+        for handle in list(self._handles.values()):
+            handle.fail(BrokerLost(f"job {handle.id}: {why}"))
+
+    # -- the connection --------------------------------------------------------------------------------------
+
+    async def _publish_job(
+        self,
+        message: Message,
+        timeout: float | None,
+        expires: float | None,
+        check: bool,
+        on_done: Callable[[Handle], None] | None,
+    ) -> Handle:
+        job_id = message.message_id or ""
+        handle = Handle(
+            self, job_id, timeout=timeout, expires=expires, check=check, on_done=self._done(on_done)
+        )
+        self._handles[job_id] = handle  # before it is sent: its reply may overtake the broker's confirm
+        try:
+            async with asyncio.timeout(timeout):
+                await self._transport.publish(message, Address("", self.queue))
+        except BaseException as error:
+            self._handles.pop(job_id, None)
+            handle.drop()
+            raise self._why_not_sent(error, job_id, timeout) from None
+        return handle
+
+    def _why_not_sent(self, error: BaseException, job_id: str, timeout: float | None) -> BaseException:
+        broker = self.endpoint.safe_url
+        if isinstance(error, Unroutable):
+            return NoQueue(
+                f"no queue {self.queue!r} on broker {broker}: is a node running? "
+                f"(carod start --broker {broker} --queue {self.queue})"
+            )
+        if isinstance(error, TimeoutError):
+            return JobTimeout(f"job {job_id}: broker {broker} did not take it within {timeout:g} s", job_id)
+        if isinstance(error, ConnectionLost):
+            return BrokerLost(f"job {job_id} may or may not have been sent: {error}")
+        return from_transport(error) if isinstance(error, TransportError) else error
+
+    async def _connect(self) -> None:
+        await self._transport.connect()
+        durable = self._named_reply_queue is not None
+        wanted = Queue(self._named_reply_queue or "", durable, exclusive=not durable, auto_delete=not durable)
+        self._reply_queue, _ = await self._transport.declare(wanted)
+        await self._transport.consume(self._reply_queue, self._on_delivery, credit=0, settled=not durable)
+        self._up.set()
+
+    async def _connected(self) -> None:
+        """Wait, as long as a connection may take, until there is one. Raises BrokerLost."""
+        if self._closed or self._keeper is None:
+            raise GridError("this Grid is not open; use it inside `async with Grid(...) as grid:`")
+        try:
+            async with asyncio.timeout(self.endpoint.connect_timeout):
+                await self._up.wait()
+        except TimeoutError:
+            raise BrokerLost(
+                f"the connection to broker {self.endpoint.safe_url} was lost, and the broker was not "
+                f"back within {self.endpoint.connect_timeout:g} s"
+            ) from None
+
+    async def _keep_connected(self) -> None:
+        try:
+            while True:
+                try:
+                    why = await self._transport.wait_closed()
+                except ConnectionLost as error:
+                    why = str(error)
+                self._up.clear()
+                self._unclaimed.clear()  # the broker offers them again
+                log.warning("connection to broker %s lost: %s", self.endpoint.safe_url, why)
+                if self._named_reply_queue is None:
+                    self._fail_all(
+                        f"the connection to broker {self.endpoint.safe_url} was lost ({why}); the job may "
+                        "still run, but its result can't reach us; a Grid with a reply_queue survives this"
+                    )
+                await self._reconnect()
+                log.warning("connected to broker %s again", self.endpoint.safe_url)
+        finally:
+            self._fail_all("the grid no longer listens for it")
+
+    async def _reconnect(self) -> None:
+        pause = FIRST_RETRY
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            try:
+                await self._connect()
+                return
+            except (TransportError, BadEndpoint) as error:
+                log.info("still no connection: %s", error)
+                await self._transport.close()
+            pause = min(2 * pause, LAST_RETRY)
+
+
+def _is_final(message: Message) -> bool:
+    try:
+        return Reply.from_message(message).final
+    except ValueError:
+        return False
+
+
+def _answer(question: asyncio.Future[ClassAd], message: Message) -> None:
+    ad = ClassAd()
+    try:
+        read_headers(message.headers, ad)
+    except ValueError as error:
+        ad = ClassAd({"Status": f"the answer can't be read: {error}"})
+    if not question.done():
+        question.set_result(ad)
+
+
+def _priority(priority: int | None) -> int | None:
+    if priority is not None and (isinstance(priority, bool) or priority not in range(256)):
+        raise BadJob(f"priority={priority!r} is not an integer from 0 to 255")
+    return priority
