@@ -14,8 +14,8 @@ class ClassAd(MutableMapping[str, Any]):
     """A mapping of attribute names, whose case does not matter, to values and expressions.
 
     Set an attribute to an int (64 bits), float, str, bool, list, ClassAd, datetime, timedelta, `UNDEFINED`,
-    `ERROR` or an `Expr`; reading gives the same back. Names keep the spelling they were last set with, and the
-    order they were first set in. `evaluate` gives an attribute's value.
+    `ERROR` or an `Expr`; reading gives the same back. Names keep the spelling they were last set with, and
+    the order they were first set in. `evaluate` gives an attribute's value.
     """
 
     # entries: folded name -> (name, value); parent: the ad this one is nested in.
@@ -62,7 +62,7 @@ class ClassAd(MutableMapping[str, Any]):
         return ClassAd.over(self.entries.copy(), self.parent)
 
     def evaluate(self, name: str, target: ClassAd | None = None) -> Value:
-        """The value of attribute `name`, matched with `target`; `UNDEFINED` if there is none. Never raises."""
+        """The value of attribute `name`, matched with `target`; `UNDEFINED` if it is missing. Never raises."""
         entry = self.entries.get(fold(name))
         if entry is None:
             return UNDEFINED
@@ -151,7 +151,8 @@ def _old_text(value: Any) -> str:
 def matches(my: ClassAd, target: ClassAd, attribute: str = "Requirements") -> bool:
     """Whether `attribute` of `my` is true against `target`: TRUE or a number that is not zero.
 
-    UNDEFINED, ERROR, a string and a missing attribute do not match (HTCondor's rule for START and Requirements).
+    UNDEFINED, ERROR, a string and a missing attribute do not match (HTCondor's rule for START and
+    Requirements).
     """
     return truth(my.evaluate(attribute, target)) is True
 

@@ -1,8 +1,8 @@
 """Built-in functions on a job's environment and arguments, and on the users of this machine.
 
-The syntaxes are HTCondor's (manual, condor_submit: arguments, environment). V1 separates by white space or ``;`` and
-quotes nothing. V2 separates by white space; single quotes enclose what holds white space, and a doubled one inside
-them is a quote.
+The syntaxes are HTCondor's (manual, condor_submit: arguments, environment). V1 separates by white space or
+``;`` and quotes nothing. V2 separates by white space; single quotes enclose what holds white space, and a
+doubled one inside them is a quote.
 """
 
 from __future__ import annotations

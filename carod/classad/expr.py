@@ -1,9 +1,9 @@
 """The expression tree: its nodes, their evaluation and their text.
 
-Nodes are immutable and shared (parsed text is cached), so scopes live in the `State` of one evaluation, never in the
-tree. Evaluation recurses one Python frame for a level of the tree; `depth` counts those levels when a node is made,
-so that neither a deep tree nor a long chain of references can exhaust the stack. Chains of binary operators, which
-lean left and may be long, are walked with a loop and cost one level.
+Nodes are immutable and shared (parsed text is cached), so scopes live in the `State` of one evaluation, never
+in the tree. Evaluation recurses one Python frame for a level of the tree; `depth` counts those levels when a
+node is made, so that neither a deep tree nor a long chain of references can exhaust the stack. Chains of
+binary operators, which lean left and may be long, are walked with a loop and cost one level.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .operators import BINARY, UNARY, truth
-from .values import ERROR, SCALARS, UNDEFINED, Value, fold, quote_name, unparse
+from .values import ERROR, SCALARS, UNDEFINED, Value, fold, quote_name, unparse, wrap32
 
 if TYPE_CHECKING:
     from .ad import ClassAd
     from .functions import Function
 
-# Deepest tree the parser builds. HTCondor stops between 100 and 500 as well; people stay below 30.
-MAX_DEPTH = 200
+# Deepest tree the parser builds. HTCondor stops at some hundred parentheses, too; people stay below 30.
+MAX_DEPTH = 300
 # Levels one evaluation may stack over all attributes it follows: half of Python's default recursion limit.
-MAX_EVALUATION_DEPTH = 450
+MAX_EVALUATION_DEPTH = 500
 # Attributes, list members and calls one evaluation may touch; about 0.2 s. A policy uses a few dozen.
 MAX_STEPS = 100_000
 # Seconds one evaluation may spend in regular expressions.
@@ -65,7 +65,8 @@ class State:
         if kind is list:
             return LazyList(value, scope)
         if not isinstance(value, Expr):
-            # A value from an evaluation already knows where it belongs; an ad in a list from Python doesn't yet.
+            # A value from an evaluation already knows where it belongs; an ad in a list from Python doesn't
+            # yet.
             return value if kind is LazyList or value.parent is not None else value.inside(scope)
         self.charge()
         outer, self.current = self.current, scope
@@ -143,7 +144,7 @@ class LazyList:
 
 
 class Expr:
-    """An expression. Equal to another if both are written the same; `str()` gives source that parses to the same."""
+    """An expression. Equal to another if both are written the same; `str()` gives source that parses to it."""
 
     __slots__ = ("depth",)
     depth: int
@@ -151,8 +152,8 @@ class Expr:
     def evaluate(self, my: ClassAd | None = None, target: ClassAd | None = None) -> Value:
         """The expression's value in the scope of `my`, matched with `target`.
 
-        An unscoped name is looked up in `my` (innermost nested ad first), then in `target`; inside an expression
-        found in `target` the two change places. Never raises: what can't be evaluated is `ERROR`.
+        An unscoped name is looked up in `my` (innermost nested ad first), then in `target`; inside an
+        expression found in `target` the two change places. Never raises: what can't be evaluated is `ERROR`.
         """
         return evaluate(self, my, target)  # type: ignore[no-any-return]
 
@@ -332,7 +333,7 @@ class Unary(Expr):
         return self.apply(self.operand._eval(state))
 
     def _write(self, out: list[str], canonical: bool) -> None:
-        out.append(self.symbol)
+        out.append(f" {self.symbol}" if canonical else self.symbol)
         # "-1" would be read back as a literal.
         if self.symbol == "-" and type(self.operand) is Literal and type(self.operand.value) in (int, float):
             out.append(" ")
@@ -382,12 +383,16 @@ class Binary(Expr):
         leftmost._write(out, canonical)
         while nodes:
             node = nodes.pop()
-            out.append(f" {node.symbol} ")
+            out.append(f" {_WORDS.get(node.symbol, node.symbol) if canonical else node.symbol} ")
             node.right._write(out, canonical)
 
 
+# string() in the language writes them so.
+_WORDS = {"=?=": "is", "=!=": "isnt"}
+
+
 class Conditional(Expr):
-    """``condition ? then : otherwise``, and without `then` ``condition ?: otherwise``, the default operator."""
+    """``condition ? then : otherwise``; without `then` it is the default operator ``?:``."""
 
     __slots__ = ("condition", "otherwise", "then")
 
@@ -453,9 +458,9 @@ class Subscript(Expr):
         if base is UNDEFINED or index is UNDEFINED:
             return UNDEFINED
         if type(base) is LazyList:
-            if type(index) is not int or not 0 <= index < len(base.items):
+            if type(index) is not int or not 0 <= wrap32(index) < len(base.items):
                 return ERROR
-            return state.within(base.items[index], base.scope)
+            return state.within(base.items[wrap32(index)], base.scope)
         if type(index) is not str or type(base) in SCALARS:
             return ERROR
         entry = base.entries.get(fold(index))
@@ -469,7 +474,7 @@ class Subscript(Expr):
 
 
 class Call(Expr):
-    """A function's call. `function` is None if there is no such function or it takes no such number of arguments."""
+    """A function's call. `function` is None if there is none that takes this number of arguments."""
 
     __slots__ = ("arguments", "function", "name")
 
@@ -507,6 +512,7 @@ class ListExpr(Expr):
     def __init__(self, items: tuple[Any, ...]) -> None:
         self.items = tuple(plain(item) for item in items)
         self._nest(*items)
+        self.depth += 2  # writing takes three frames a level, as does an ad
 
     def _eval(self, state: State) -> Any:
         return LazyList(self.items, state.current)
@@ -527,6 +533,7 @@ class AdExpr(Expr):
         for name, value in attributes:
             self.entries[fold(name)] = (name, plain(value))
         self._nest(*[value for _, value in attributes])
+        self.depth += 2
 
     def _eval(self, state: State) -> Any:
         from .ad import ClassAd

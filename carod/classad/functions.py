@@ -1,7 +1,8 @@
 """The built-in functions: the table, and the functions about expressions themselves.
 
 Each function's name, argument count and behaviour were compared with HTCondor's own evaluator; the manual is
-"Predefined Functions" in its ClassAd chapter. The rest of them are in the modules that `_load` names, by noun.
+"Predefined Functions" in its ClassAd chapter. The rest of them are in the modules that `_load` names, by
+noun.
 """
 
 from __future__ import annotations
@@ -11,8 +12,22 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from .expr import Abort, AdExpr, Attribute, Binary, Call, Conditional, Expr, LazyList, ListExpr, State
-from .expr import Literal, Parentheses, Subscript, Unary
+from .expr import (
+    Abort,
+    AdExpr,
+    Attribute,
+    Binary,
+    Call,
+    Conditional,
+    Expr,
+    LazyList,
+    ListExpr,
+    Literal,
+    Parentheses,
+    State,
+    Subscript,
+    Unary,
+)
 from .operators import truth
 from .values import ERROR, SCALARS, UNDEFINED, fold, unparse
 
@@ -135,7 +150,8 @@ def evaluate_in_each(state: State, arguments: Sequence[Any]) -> Any:
     contexts = arguments[1]._eval(state)
     if type(contexts) is not LazyList:
         return contexts if contexts is UNDEFINED else ERROR
-    values = [_in_context(state, arguments[0], context) for context in state.members(contexts)]
+    expr = _referred(state, arguments[0])
+    values = [_in_context(state, expr, context) for context in state.members(contexts)]
     return LazyList(values, state.current)
 
 
@@ -144,11 +160,18 @@ def count_matches(state: State, arguments: Sequence[Any]) -> Any:
     contexts = arguments[1]._eval(state)
     if type(contexts) is not LazyList:
         return 0 if contexts is UNDEFINED else ERROR
-    values = [_in_context(state, arguments[0], context) for context in state.members(contexts)]
+    expr = _referred(state, arguments[0])
+    values = [_in_context(state, expr, context) for context in state.members(contexts)]
     return sum(truth(value) is True for value in values)
 
 
-def _in_context(state: State, expr: Expr, context: Any) -> Any:
+def _referred(state: State, expr: Any) -> Any:
+    """An attribute that is defined here stands for its expression, which each context then evaluates."""
+    found = expr.find(state) if type(expr) is Attribute else None
+    return expr if found is None else found[0]
+
+
+def _in_context(state: State, expr: Any, context: Any) -> Any:
     if not _is_ad(context):
         return context if context is UNDEFINED else ERROR
     state.enter(3)
@@ -160,6 +183,7 @@ def _in_context(state: State, expr: Expr, context: Any) -> Any:
 @function("unresolved", takes=(1, 2), lazy=True)
 def unresolved(state: State, arguments: Sequence[Any]) -> Any:
     from .regexps import compile_pattern
+    from .strings import to_bytes
 
     reference = arguments[0]
     if type(reference) is not Attribute:

@@ -1,8 +1,8 @@
 """The operators on values: three-valued logic, numeric promotion, 64-bit arithmetic.
 
-Rules: HTCondor manual, "ClassAd evaluation semantics"; each was compared with HTCondor's own evaluator. Strict
-operators give ERROR if an operand is ERROR, else UNDEFINED if one is UNDEFINED; strings compare without case
-except under ``=?=`` and ``=!=``.
+Rules: HTCondor manual, "ClassAd evaluation semantics"; each was compared with HTCondor's own evaluator.
+Strict operators give ERROR if an operand is ERROR, else UNDEFINED if one is UNDEFINED; strings compare
+without case except under ``=?=`` and ``=!=``.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ _SIMPLE = (int, float, str, bool)
 
 
 def identical(left: Any, right: Any) -> Any:
-    """``=?=``: same type and same value, case and all. ERROR between two lists or two ads, never UNDEFINED."""
+    """``=?=``: same type and same value, case and all; ERROR between two lists or two ads."""
     if left is right and (left is UNDEFINED or left is ERROR):
         return True
     if isinstance(left, datetime) and isinstance(right, datetime):

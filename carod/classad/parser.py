@@ -1,7 +1,8 @@
 """Text to tree.
 
-Literals, which is most of what arrives in message headers, are read with a few regular expressions; lark is imported
-and its LALR parser built (about 50 ms, once) when the first text needs it. Parsed expressions are cached.
+Literals, which is most of what arrives in message headers, are read with a few regular expressions; lark is
+imported and its LALR parser built (about 50 ms, once) when the first text needs it. Parsed expressions are
+cached.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ _NOT_LITERAL = object()
 
 
 def _literal(text: str) -> Any:
-    """The value of a literal's text; `_NOT_LITERAL` for all else. Raises ClassAdSyntaxError for a bad literal."""
+    """The value of a literal's text; `_NOT_LITERAL` for all else. Raises ClassAdSyntaxError."""
     first = text[:1]
     if first == '"':
         if text.find('"', 1) == len(text) - 1 and "\\" not in text and len(text) > 1:
@@ -119,7 +120,7 @@ def _unescape_one(match: re.Match[str]) -> str:
 
 
 def unescape(body: str, text: str, position: int) -> str:
-    r"""What is between a string's quotes, its escapes replaced: ``\n`` and so on, ``\ooo`` a byte, else ``\x`` x."""
+    r"""A string's body with its escapes replaced: ``\n`` and so on, ``\ooo`` a byte, any other ``\x`` x."""
     if "\\" in body:
         body = _ESCAPE.sub(_unescape_one, body)
         if not body.isascii():
@@ -225,10 +226,9 @@ class _Tokens:
     def process(self, stream: Iterator[Token]) -> Iterator[Token]:
         minus: Token | None = None
         previous = ""
-        count = depth = 0
-        for token in stream:
+        depth = 0
+        for count, token in enumerate(stream, 1):
             kind = token.type
-            count += 1
             if kind in _OPENING:
                 depth += 1
             elif kind in _CLOSING:
@@ -313,7 +313,7 @@ def new_style(line: str) -> str:
 
 
 def old_style(source: str) -> str:
-    """New-style source with old-style strings. A line's end in a string, which old style can't hold, is a space."""
+    """New-style source with old-style strings, in which a line's end becomes a space."""
     return _ANY_STRING.sub(_old_string, source)
 
 

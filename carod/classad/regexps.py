@@ -1,9 +1,9 @@
 r"""Built-in functions with regular expressions: regexp, regexpMember, regexps, replace, replaceAll.
 
-HTCondor uses PCRE, which gives up on a pattern that backtracks without end. Python's own ``re`` never gives up and
-holds the interpreter meanwhile: ``(a+)+$`` would stop a node for good. Hence the package `regex`, whose matching
-takes a timeout; it knows PCRE's possessive and recursive forms and POSIX classes, too. Matching is on bytes, as in
-HTCondor, so ``\w`` is ASCII and ``.`` one byte of UTF-8.
+HTCondor uses PCRE, which gives up on a pattern that backtracks without end. Python's own ``re`` never gives
+up and holds the interpreter meanwhile: ``(a+)+$`` would stop a node for good. Hence the package `regex`,
+whose matching takes a timeout; it knows PCRE's possessive and recursive forms and POSIX classes, too.
+Matching is on bytes, as in HTCondor, so ``\w`` is ASCII and ``.`` one byte of UTF-8.
 """
 
 from __future__ import annotations
@@ -25,14 +25,16 @@ if TYPE_CHECKING:
 # Compiling is not bounded by the timeout; a policy's patterns are far shorter.
 MAX_PATTERN = 4096
 
-# PCRE's \Z also matches before a final newline and its \z does not; \Q...\E quotes.
-_DIALECT = re.compile(rb"\\Q([\s\S]*?)(?:\\E|\Z)|\\([\s\S])")
+# PCRE's \Z also matches before a final newline, its \z does not; \Q...\E quotes; \k<n> refers back.
+_DIALECT = re.compile(rb"\\Q([\s\S]*?)(?:\\E|\Z)|\\k(?:<(\w+)>|\{(\w+)\}|'(\w+)')|\\([\s\S])")
 
 
 def _translate(match: re.Match[bytes]) -> bytes:
-    if match[2] is None:
-        return re.escape(match[1])
-    return {b"Z": rb"(?=\n?\Z)", b"z": rb"\Z", b"E": b""}.get(match[2], match[0])
+    quoted, *names, escaped = match.groups()
+    if escaped is not None:
+        return {b"Z": rb"(?=\n?\Z)", b"z": rb"\Z", b"E": b"", b"h": rb"[ \t]"}.get(escaped, match[0])
+    name = next(filter(None, names), None)
+    return re.escape(quoted) if name is None else b"(?P=" + name + b")"
 
 
 @lru_cache(maxsize=128)
@@ -71,7 +73,7 @@ def compile_pattern(state: State, pattern: str, options: str) -> Pattern[bytes] 
 
 
 def search(state: State, compiled: Pattern[bytes], data: bytes, start: int = 0) -> Match[bytes] | None:
-    """The first match from `start` on. Raises TimeoutError when the evaluation's time for matching is used up."""
+    """The first match from `start` on. Raises TimeoutError when the evaluation's time for it is used up."""
     state.charge(len(data))
     if state.regexp_time <= 0:
         raise TimeoutError
@@ -166,7 +168,7 @@ def _substitute(state: State, values: Sequence[Any], more_options: str) -> Any:
 def _replaced(
     state: State, compiled: Pattern[bytes], data: bytes, replacement: bytes, options: str
 ) -> bytes | None:
-    """`data` with its matches replaced, or with option f missing the replacements alone; None if that fails."""
+    """`data` with its matches replaced, without option f the replacements alone; None if that fails."""
     whole, every = "f" in options, "g" in options
     out: list[bytes] = []
     size = position = 0
@@ -195,7 +197,7 @@ _GROUP = re.compile(rb"\\([0-9])")
 
 
 def _expand(match: Match[bytes], replacement: bytes) -> bytes | None:
-    r"""The replacement with ``\0`` to ``\9`` filled in; None if it names a group beyond the last that matched."""
+    r"""The replacement with ``\0`` to ``\9`` filled in; None if a group is beyond the last that matched."""
     if b"\\" not in replacement:
         return replacement
     last = max((group for group in range(len(match.groups()) + 1) if match.start(group) >= 0), default=0)

@@ -38,8 +38,8 @@ _RELATIVE = re.compile(
 def parse_absolute(text: str) -> Any:
     """The time written in `text`, None if there is none.
 
-    Four digits of the year, then pairs for month, day, hour, minute and second, with anything but digits between
-    them; at the end Z, ``+hh:mm`` or ``-hh:mm``, else local time. What is missing is zero.
+    Four digits of the year, then pairs for month, day, hour, minute and second, with anything but digits
+    between them; at the end Z, ``+hh:mm`` or ``-hh:mm``, else local time. What is missing is zero.
     """
     if len(text) > 100:
         return None
@@ -75,7 +75,7 @@ def _offset_of_local(local_seconds: int) -> int:
 
 
 def parse_relative(text: str) -> timedelta | None:
-    """The time span written in `text` as ``[-][[[days+]hh:]mm:]ss[.fff]`` or ``1d2h3m4s``; None if there is none."""
+    """The time span written as ``[-][[[days+]hh:]mm:]ss[.fff]`` or ``1d2h3m4s``; None if there is none."""
     if len(text) > 100:
         return None
     match = _RELATIVE.match(text)
@@ -137,11 +137,19 @@ def absolute_time(state: State, values: Sequence[Any]) -> Any:
     if isinstance(value, timedelta):
         return absolute(value.total_seconds(), offset)
     if type(value) is int or type(value) is float:
-        return absolute(wrap32(truncate(float(value)) if type(value) is float else value), offset)
+        return absolute(_as_int(value), offset)
     if type(value) is str:
         # HTCondor hands a computed string through; a time is more use.
         return _or_error(parse_absolute(value)) if offset is None else ERROR
     return ERROR
+
+
+def _as_int(value: int | float) -> int:
+    """As C converts to an int: an integer wraps, a real out of range is the least int."""
+    if isinstance(value, int):
+        return wrap32(value)
+    whole = truncate(value)
+    return whole if -(1 << 31) <= whole < 1 << 31 else -(1 << 31)
 
 
 def _or_error(value: Any) -> Any:
@@ -208,9 +216,7 @@ for _name in sorted({*_FIELDS_OF_DATE, *_FIELDS_OF_SPAN}):
 
 def _as_time(value: Any) -> Any:
     """A number as the absolute time it counts, here."""
-    if type(value) is float:
-        value = truncate(value)
-    return absolute(wrap32(value)) if type(value) is int else value
+    return absolute(_as_int(value)) if type(value) is int or type(value) is float else value
 
 
 def _parts(value: datetime) -> datetime:
@@ -305,11 +311,9 @@ def _from_split(state: State, ad: Any) -> datetime | None:
         return None
 
 
-def _formatted(form: str, fields: tuple[int, ...]) -> Any:
+def _formatted(form: str, fields: Any) -> Any:
     try:
-        text = time.strftime(
-            form.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape"), fields
-        )
+        text = time.strftime(form, fields)
     except (ValueError, UnicodeError, OverflowError):
         return ERROR
     return text if len(text) <= _MAX_FORMATTED else ERROR

@@ -1,8 +1,9 @@
 """ClassAd values, and their text.
 
 A value is a Python ``int`` (64 bits, signed), ``float``, ``str``, ``bool``, ``list``, ``ClassAd``, an aware
-``datetime`` (absolute time, whole seconds and an offset), a ``timedelta`` (relative time), `UNDEFINED` or `ERROR`.
-Source of the rules: HTCondor manual, "ClassAd mechanism"; where it is silent, HTCondor's own library.
+``datetime`` (absolute time, whole seconds and an offset), a ``timedelta`` (relative time), `UNDEFINED` or
+`ERROR`. Source of the rules: HTCondor manual, "ClassAd mechanism"; where it is silent, HTCondor's own
+library.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class _Singleton:
-    """`UNDEFINED` or `ERROR`: compared with ``is``, false in a condition, the same object after copy and pickle."""
+    """`UNDEFINED` or `ERROR`: compared with ``is``, false in a condition, the same after copy and pickle."""
 
     __slots__ = ("_name",)
 
@@ -63,8 +64,8 @@ def _escape(match: re.Match[str]) -> str:
     char = match.group()
     if char in _ESCAPES:
         return _ESCAPES[char]
-    # A NUL ends a string in HTCondor and its parser refuses it, so it can't be written; bytes that are no UTF-8
-    # are kept as lone surrogates (errors="surrogateescape").
+    # A NUL ends a string in HTCondor and its parser refuses it, so it can't be written; bytes that are no
+    # UTF-8 are kept as lone surrogates (errors="surrogateescape").
     return "" if char == "\0" else f"\\{ord(char) & 0xFF:03o}"
 
 
@@ -83,7 +84,7 @@ def quote_name(name: str) -> str:
 
 
 def real_text(value: float) -> str:
-    """A real's shortest text that reads back to the same real, written as HTCondor's daemons do (``1E+16``)."""
+    """A real's shortest text that reads back the same, written as HTCondor's daemons do (``1E+16``)."""
     if math.isfinite(value):
         return repr(value).upper()
     return _not_finite(value)
@@ -150,7 +151,7 @@ def utc_offset(time: datetime) -> int:
 
 
 def local_offset(seconds: int) -> int:
-    """Seconds east of Greenwich, here, at the instant `seconds`. Raises ValueError or OSError out of range."""
+    """Seconds east of Greenwich here at the instant `seconds`. Raises ValueError or OSError."""
     return (datetime.fromtimestamp(seconds).astimezone().utcoffset() or timedelta()) // _SECOND
 
 
