@@ -16,18 +16,17 @@ from carod.amqp import Body, HeaderValue, Message
 from carod.classad import UNDEFINED, ClassAd, ClassAdSyntaxError, Expr, Value, parse_value, unparse
 
 STRING_ATTRIBUTES = frozenset(
-    """accountinggroup acctgroup acctgroupuser args arguments authenticatedidentity batchname cmd config count
-    dagmanjobid description email env environment err globaljobid holdkillsig in iwd jobbatchname jobdescription
-    killsig log messageid name notifyuser out owner removekillsig submission tags transferinput transferoutput
-    transferoutputremaps user userlog""".split()
+    """accountinggroup acctgroup acctgroupuser args arguments authenticatedidentity batchname cmd description env
+    environment err globaljobid holdkillsig in iwd jobbatchname jobdescription killsig messageid notifyuser out owner
+    removekillsig submission transferinput transferoutput transferoutputremaps user userlog""".split()
 )
 """Attributes that are strings by definition (section 2, "bare strings"), in lower case."""
 
-NODE_ATTRIBUTES = (
-    "JobState JobPid NumPids RemoteUserCpu RemoteSysCpu ImageSize ResidentSetSize DiskUsage RemoteHost ExitBySignal "
-    "ExitCode ExitSignal ExitReason JobDuration CompletionDate TransferOutputRefused HoldReason HoldReasonCode "
-    "AuthenticatedIdentity"
-).split()
+NODE_ATTRIBUTES = frozenset(
+    """JobState JobPid NumPids RemoteUserCpu RemoteSysCpu ImageSize ResidentSetSize DiskUsage RemoteHost ExitBySignal
+    ExitCode ExitSignal ExitReason JobDuration CompletionDate TransferOutputRefused HoldReason HoldReasonCode
+    RemoveReason LastRejMatchReason AuthenticatedIdentity""".split()
+)
 """What only a node says of a job (section 4): a client's own are dropped."""
 
 
@@ -189,13 +188,9 @@ class Reply:
         read_headers(message.headers, ad)
         status, state = ad.get("JobStatus"), ad.get("JobState")
         if not isinstance(status, int) or not message.correlation_id:
-            raise ValueError(
-                f"not a node's reply: JobStatus {status!r}, correlation id {message.correlation_id!r}"
-            )
+            raise ValueError(f"not a node's reply: JobStatus {status!r}, correlation id {message.correlation_id!r}")
         body = message.body if isinstance(message.body, bytes) else message.body.read()
-        return cls(
-            message.correlation_id, JobStatus(status), state if isinstance(state, str) else None, ad, body
-        )
+        return cls(message.correlation_id, JobStatus(status), state if isinstance(state, str) else None, ad, body)
 
     @property
     def final(self) -> bool:
@@ -243,7 +238,7 @@ def read_headers(headers: Mapping[str, HeaderValue], ad: ClassAd) -> None:
     """Put application headers into an ad (section 2). Raises JobError naming the header that can't be read."""
     for name, value in headers.items():
         if value.__class__ in _AS_IS:
-            ad[name] = value  # type: ignore[assignment]
+            ad[name] = value
         elif not name.startswith("x-") and name not in ("CC", "BCC"):  # the broker's own, not the job's
             ad[name] = _read_header(name, value)
 
@@ -254,9 +249,7 @@ def _read_header(name: str, value: HeaderValue) -> Value | Expr:
             try:
                 return _read_text(name, value.decode())
             except UnicodeDecodeError:
-                raise JobError(
-                    f"{name}: {value[:40]!r} is neither text nor a number; send UTF-8 text"
-                ) from None
+                raise JobError(f"{name}: {value[:40]!r} is neither text nor a number; send UTF-8 text") from None
         case str():
             return _read_text(name, value)
         case None:
@@ -272,9 +265,7 @@ def _read_header(name: str, value: HeaderValue) -> Value | Expr:
 
 def _plain(name: str, value: Value | Expr) -> Value:
     if isinstance(value, Expr):
-        raise JobError(
-            f"{name}: a list in a header holds literals, not {str(value)[:60]!r}; send it as source text"
-        )
+        raise JobError(f"{name}: a list in a header holds literals, not {str(value)[:60]!r}; send it as source text")
     return value
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
 import aiormq
+from aiormq.abc import AbstractChannel as Channel
 from aiormq.abc import DeliveredMessage
 from aiormq.connection import TransportFactory
 from aiormq.exceptions import (
     AMQPError,
     ChannelAccessRefused,
     ChannelClosed,
-    ChannelInvalidStateError,
     ChannelPreconditionFailed,
     DeliveryError,
     PublishError,
@@ -34,11 +34,11 @@ from carod.amqp import fields
 from carod.amqp.endpoint import Endpoint
 from carod.amqp.transport import (
     Address,
-    Body,
     ConnectionLost,
     Exchange,
     Message,
     OnDelivery,
+    OnEnd,
     Outcome,
     Queue,
     Refused,
@@ -50,6 +50,8 @@ from carod.amqp.transport import (
 
 # aiormq reports each lost connection and closed channel at error level; here they become exceptions, said once.
 logging.getLogger("aiormq").setLevel(logging.CRITICAL)
+
+log = logging.getLogger("carod.amqp")
 
 FRAME_OVERHEAD = 8
 """Bytes of a frame around its payload: type, channel, length, end mark (specification 4.2.3)."""
@@ -120,54 +122,101 @@ class _Sockets(TransportFactory):
         return _SealingReader(reader), self.writer  # type: ignore[return-value]
 
 
-class Amqp091Delivery:
-    """A delivery on RabbitMQ. Settling after its connection ended raises StaleDelivery."""
+class Amqp091Subscription:
+    """A consumer on a channel of its own, which lives until the last of its deliveries is settled."""
 
-    __slots__ = ("_channel", "_settled", "_tag", "_transport", "message", "redelivered")
+    __slots__ = ("_cancelled", "_tag", "_transport", "_unsettled", "channel")
+
+    def __init__(self, transport: Amqp091Transport, channel: Channel) -> None:
+        self._transport, self.channel = transport, channel
+        self._tag, self._unsettled, self._cancelled = "", 0, False
+
+    def watch(self, tag: str, on_end: OnEnd | None) -> None:
+        """Tell `on_end` when the broker cancels the consumer or closes its channel."""
+        self._tag = tag
+
+        def ended(why: str) -> None:
+            if not self._cancelled:
+                self._cancelled = True
+                if on_end is not None:
+                    on_end(why)
+
+        async def cancelled_by_broker(_: object) -> None:
+            ended("the broker cancelled the consumer: its queue is gone")
+            await self._close()
+
+        def closed(closing: asyncio.Future[Any]) -> None:
+            error = None if closing.cancelled() else closing.exception()
+            ended(str(error) if error else "the channel was closed")
+
+        self.channel.on_consumer_cancel_callbacks.add(cancelled_by_broker)
+        self.channel.closing.add_done_callback(closed)
+
+    async def cancel(self) -> None:
+        """Take no more; a connection that is gone has cancelled it already."""
+        if self._cancelled:
+            return
+        self._cancelled = True
+        with suppress(AMQPError, RuntimeError, OSError):
+            await self.channel.basic_cancel(self._tag)
+        await self._close()
+
+    def received(self) -> None:
+        self._unsettled += 1
+
+    def settled(self) -> None:
+        self._unsettled -= 1
+        if self._cancelled and not self._unsettled:
+            self._transport.run(self._close())
+
+    async def _close(self) -> None:
+        if not self._unsettled and not self.channel.is_closed:
+            with suppress(AMQPError, RuntimeError, OSError):
+                await self.channel.close()
+
+
+class Amqp091Delivery:
+    """A delivery on RabbitMQ. Settling after its channel ended raises StaleDelivery."""
+
+    __slots__ = ("_settled", "_subscription", "_tag", "_transport", "message", "redelivered")
 
     def __init__(
-        self, transport: Amqp091Transport, channel: aiormq.abc.AbstractChannel, raw: DeliveredMessage
+        self,
+        transport: Amqp091Transport,
+        subscription: Amqp091Subscription,
+        raw: DeliveredMessage,
+        settled: bool,
     ) -> None:
-        self._transport, self._channel = transport, channel
-        self._tag = raw.delivery.delivery_tag
-        self._settled = False
-        sealed = raw.header.properties.headers[""]
-        self.message = fields.decode_properties(sealed, raw.body)
-        self.redelivered = bool(raw.delivery.redelivered)
+        self._transport, self._subscription, self._settled = transport, subscription, settled
+        deliver: Any = raw.delivery
+        sealed: Any = raw.header.properties.headers
+        self._tag: int = deliver.delivery_tag
+        self.message = fields.decode_properties(bytes(sealed[""]), raw.body)
+        self.redelivered = bool(deliver.redelivered)
+        if not settled:
+            subscription.received()
 
     def settle(self, outcome: Outcome) -> None:
         """Settle exactly once; see `transport.Delivery`."""
         if self._settled:
             raise AssertionError(f"delivery {self._tag} is settled already")
-        if self._channel.is_closed:
-            raise StaleDelivery(
-                "the connection that brought this message is gone; the broker offers it again"
-            )
-        self._settled = True
+        channel = self._subscription.channel
+        if channel.is_closed:
+            raise StaleDelivery("the connection that brought this message is gone; the broker offers it again")
         frame: Any
         if outcome is Outcome.ACCEPTED:
             frame = Basic.Ack(delivery_tag=self._tag)
         else:
             frame = Basic.Nack(delivery_tag=self._tag, requeue=outcome is Outcome.RELEASED)
-        self._transport.write(marshal(frame, self._channel.number))
-
-
-class Amqp091Subscription:
-    """A consumer and the channel whose credit it uses."""
-
-    def __init__(self, channel: aiormq.abc.AbstractChannel, tag: str) -> None:
-        self._channel, self._tag = channel, tag
-
-    async def cancel(self) -> None:
-        """Take no more; a connection that is gone has cancelled it already."""
-        with suppress(AMQPError, ChannelInvalidStateError, asyncio.CancelledError):
-            await self._channel.basic_cancel(self._tag)
+        self._transport.write(marshal(frame, channel.number))
+        self._settled = True
+        self._subscription.settled()
 
 
 class _Publisher:
     """A channel in confirm mode. Frames of one message are written in one go, so calls need no lock."""
 
-    def __init__(self, transport: Amqp091Transport, channel: aiormq.abc.AbstractChannel) -> None:
+    def __init__(self, transport: Amqp091Transport, channel: Channel) -> None:
         self._transport, self.channel = transport, channel
         self._frame_max = channel.connection.connection_tune.frame_max - FRAME_OVERHEAD
         self._count = 0
@@ -179,9 +228,7 @@ class _Publisher:
         except ValueError as error:
             raise TooLarge(str(error)) from None
         if len(properties) + 12 > self._frame_max:
-            raise TooLarge(
-                f"headers of {len(properties)} bytes do not fit a frame of {self._frame_max} bytes"
-            )
+            raise TooLarge(f"headers of {len(properties)} bytes do not fit a frame of {self._frame_max} bytes")
         if len(to.key.encode("utf-8", "surrogateescape")) > 255:
             raise TooLarge(f"routing key {to.key[:60]!r}... is longer than 255 bytes")
         number = self.channel.number
@@ -204,8 +251,7 @@ class _Publisher:
         """Write all frames of a message now; the future is the broker's confirm."""
         frames = [self.head(message, len(body), to, mandatory)]
         frames += [
-            self._frame(3, body[start : start + self._frame_max])
-            for start in range(0, len(body), self._frame_max)
+            self._frame(3, body[start : start + self._frame_max]) for start in range(0, len(body), self._frame_max)
         ]
         confirm = self._expect_confirm(message)
         self._transport.write(b"".join(frames))
@@ -238,13 +284,13 @@ class _Publisher:
             raise ConnectionLost("the channel to the broker is closed")
         self._count += 1
         tag = self._count
-        confirm = self.channel.create_future()  # type: ignore[attr-defined]
+        confirm = self.channel.create_future()
         self.channel.confirmations[tag] = confirm  # type: ignore[attr-defined]
         if message.message_id is not None:  # aiormq finds a returned message's confirm by it
             returned = self.channel.message_id_delivery_tag  # type: ignore[attr-defined]
             returned[message.message_id] = tag
             confirm.add_done_callback(lambda _: returned.pop(message.message_id, None))
-        return confirm  # type: ignore[no-any-return]
+        return confirm
 
 
 class Amqp091Transport:
@@ -258,6 +304,7 @@ class Amqp091Transport:
         self._opening = asyncio.Lock()
         self._bulk = asyncio.Lock()
         self._known_exchanges: dict[str, bool] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the connection ----------------------------------------------------------------------------------------
 
@@ -305,6 +352,13 @@ class Amqp091Transport:
         if connection is not None:
             with suppress(AMQPError, OSError, asyncio.CancelledError):
                 await connection.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run something that `close` waits for."""
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def wait_closed(self) -> str:
         connection = self._live()
@@ -339,7 +393,7 @@ class Amqp091Transport:
 
     # -- queues and exchanges ----------------------------------------------------------------------------------
 
-    async def _channel(self, confirms: bool = False) -> aiormq.abc.AbstractChannel:
+    async def _channel(self, confirms: bool = False) -> Channel:
         try:
             return await self._live().channel(publisher_confirms=confirms)
         except (AMQPError, RuntimeError, OSError) as error:
@@ -406,21 +460,27 @@ class Amqp091Transport:
         credit: int = 1,
         settled: bool = False,
         exclusive: bool = False,
+        on_end: OnEnd | None = None,
     ) -> Subscription:
         channel = await self._channel()
+        subscription = Amqp091Subscription(self, channel)
 
         async def on_message(raw: DeliveredMessage) -> None:
-            on_delivery(Amqp091Delivery(self, channel, raw))
+            try:
+                on_delivery(Amqp091Delivery(self, subscription, raw, settled))
+            except Exception:
+                log.exception("a delivery from %s could not be handled; it stays unsettled", queue)
 
         try:
             if credit:
                 await channel.basic_qos(prefetch_count=credit)
             answer = await channel.basic_consume(queue, on_message, no_ack=settled, exclusive=exclusive)
+            subscription.watch(answer.consumer_tag or "", on_end)
         except ChannelClosed as error:
             raise Refused(f"queue {queue!r}: {error}") from None
         except (AMQPError, RuntimeError, OSError) as error:
             raise ConnectionLost(f"broker {self.endpoint.safe_url}: {error}") from None
-        return Amqp091Subscription(channel, answer.consumer_tag or "")
+        return subscription
 
     # -- publishing --------------------------------------------------------------------------------------------
 
@@ -441,9 +501,7 @@ class Amqp091Transport:
     async def _publish_large(self, message: Message, size: int, to: Address, confirm: bool) -> None:
         async with self._bulk:
             earlier = self._publishers.get(to.exchange)
-            if (
-                earlier is not None
-            ):  # channels may overtake each other: what was sent before must be there before
+            if earlier is not None:  # channels may overtake each other: what was sent before must be there before
                 await asyncio.wait([*earlier.channel.confirmations.values()] or [_done()])  # type: ignore[attr-defined]
             channel = await self._channel(confirms=True)
             try:
@@ -471,9 +529,7 @@ class Amqp091Transport:
         try:
             await confirm
         except PublishError as error:
-            raise Unroutable(
-                f"no queue for {str(to)!r}: {error.frame.reply_text if error.frame else error}"
-            ) from None
+            raise Unroutable(f"no queue for {str(to)!r} ({error})") from None
         except DeliveryError as error:
             raise Refused(f"the broker could not take a message to {str(to)!r}: {error}") from None
         except ChannelClosed as error:
@@ -527,8 +583,3 @@ def _arguments(queue: Queue) -> Mapping[str, Any]:
         arguments["x-dead-letter-exchange"] = queue.dead_letter.exchange
         arguments["x-dead-letter-routing-key"] = queue.dead_letter.key
     return arguments
-
-
-def body_size(body: Body) -> int:
-    """Bytes in a body, without reading it."""
-    return len(body) if isinstance(body, bytes) else body.seek(0, 2)

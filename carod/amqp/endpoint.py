@@ -35,18 +35,14 @@ class Endpoint:
             parts = urlsplit(self.url)
             port = parts.port
         except ValueError as error:
-            raise BadEndpoint(
-                f"broker URL {self.url!r}: {error}; write amqp://user:password@host:port/vhost"
-            ) from None
+            raise BadEndpoint(f"broker URL {self.url!r}: {error}; write amqp://user:password@host:port/vhost") from None
         if parts.scheme not in DEFAULT_PORTS:
             raise BadEndpoint(
                 f"broker URL {self.safe_url!r}: scheme {parts.scheme!r} is not one of "
                 f"{', '.join(DEFAULT_PORTS)}; write amqp://user:password@host:port/vhost"
             )
         if not parts.hostname or port == 0:
-            raise BadEndpoint(
-                f"broker URL {self.safe_url!r} names no host; write amqp://user:password@host:port/vhost"
-            )
+            raise BadEndpoint(f"broker URL {self.safe_url!r} names no host; write amqp://user:password@host:port/vhost")
 
     @property
     def host(self) -> str:
@@ -96,7 +92,5 @@ class Endpoint:
             if self.cert_file:
                 context.load_cert_chain(self.cert_file, self.key_file or None)
         except ssl.SSLError as error:
-            raise BadEndpoint(
-                f"TLS files {self.ca_file!r}, {self.cert_file!r}, {self.key_file!r}: {error}"
-            ) from None
+            raise BadEndpoint(f"TLS files {self.ca_file!r}, {self.cert_file!r}, {self.key_file!r}: {error}") from None
         return context

@@ -27,9 +27,7 @@ _SHORT_STRINGS = {
     TYPE: "type",
     USER_ID: "user_id",
 }
-_pack_u32, _pack_i32, _pack_i64, _pack_f64 = (
-    struct.Struct(f">{code}").pack for code in ("I", "ci", "cq", "cd")
-)
+_pack_u32, _pack_i32, _pack_i64, _pack_f64 = (struct.Struct(f">{code}").pack for code in ("I", "ci", "cq", "cd"))
 
 
 class MalformedFields(ValueError):

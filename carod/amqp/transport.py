@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import BinaryIO, Protocol, TypeAlias
 
-HeaderValue: TypeAlias = (
-    "None | bool | int | float | str | bytes | list[HeaderValue] | dict[str, HeaderValue]"
-)
+HeaderValue: TypeAlias = "None | bool | int | float | str | bytes | list[HeaderValue] | dict[str, HeaderValue]"
 """A header's value. Timestamps are integers, seconds since the epoch; text that is not UTF-8 stays bytes."""
 Body: TypeAlias = bytes | BinaryIO
 """Bytes, or a file open for reading in binary mode that is streamed from its start and never held whole."""
@@ -129,6 +127,7 @@ class Delivery(Protocol):
 
 
 OnDelivery: TypeAlias = Callable[[Delivery], None]
+OnEnd: TypeAlias = Callable[[str], None]
 
 
 class Subscription(Protocol):
@@ -173,11 +172,14 @@ class Transport(Protocol):
         credit: int = 1,
         settled: bool = False,
         exclusive: bool = False,
+        on_end: OnEnd | None = None,
     ) -> Subscription:
         """Have `on_delivery` called, in the event loop, for each message.
 
         At most `credit` deliveries are unsettled at a time (0: no limit). With `settled` the broker settles each
-        as it sends it. `on_delivery` must not raise. Raises Refused when there is no such queue.
+        as it sends it. `on_end` is called with the reason if the broker ends it (the queue is deleted, a
+        delivery took too long): its unsettled deliveries are stale then. Neither may raise. Raises Refused when
+        there is no such queue.
         """
 
     async def publish(self, message: Message, to: Address, *, confirm: bool = True) -> None:

@@ -62,7 +62,7 @@ class ClassAd(MutableMapping[str, Any]):
         return ClassAd.over(self.entries.copy(), self.parent)
 
     def evaluate(self, name: str, target: ClassAd | None = None) -> Value:
-        """The value of attribute `name`, matched with `target`; `UNDEFINED` if it is missing. Never raises."""
+        """The value of attribute `name`, matched with `target`; `UNDEFINED` if missing. Never raises."""
         entry = self.entries.get(fold(name))
         if entry is None:
             return UNDEFINED

@@ -122,7 +122,7 @@ def environment_to_v2(state: State, values: Sequence[Any]) -> Any:
         return text if text is UNDEFINED else ERROR
     state.charge(len(text) << 5)
     environment: dict[str, str] = {}
-    settings = [part for part in text.replace("\n", ";").split(";") if part]
+    settings = [part for part in map(str.lstrip, text.replace("\n", ";").split(";")) if part]
     return _environment_text(environment) if _merge(environment, settings) else ERROR
 
 

@@ -144,7 +144,7 @@ class LazyList:
 
 
 class Expr:
-    """An expression. Equal to another if both are written the same; `str()` gives source that parses to it."""
+    """An expression. Two are equal if they are written the same; `str()` gives source that parses to it."""
 
     __slots__ = ("depth",)
     depth: int

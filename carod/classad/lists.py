@@ -73,7 +73,7 @@ def _bound(symbol: str) -> Callable[[State, Sequence[Any]], Any]:
 
 
 def _promoted(number: Any, other: Any) -> Any:
-    """`number` after a comparison with `other`: a boolean became an integer, and that beside a real a real."""
+    """`number` after a comparison with `other`: a boolean became an integer, beside a real a real."""
     if type(number) is bool:
         number = int(number)
     return float(number) if type(number) is int and type(other) is float else number

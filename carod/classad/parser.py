@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 # Longest text that the cache keeps, and how many texts: 1000 policies, a few MB at worst.
 MAX_CACHED_TEXT = 4096
 CACHE_SIZE = 1024
-# Tokens of one text; parsing them takes about a second. The largest machine ads have some thousands.
-MAX_TOKENS = 200_000
+# Tokens of one text; parsing them takes about half a second. The largest machine ads have some thousands.
+MAX_TOKENS = 100_000
 
 _BEFORE, _AFTER = 40, 20
 

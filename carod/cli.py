@@ -1,0 +1,135 @@
+"""The command `carod`."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import sys
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "start": "carod.cli:start",
+    "config": "carod.cli:config",
+    "submit": "carod_client.submit:submit",
+}
+"""Where each command lives. Loaded when it is called: a node has no use for a client's progress bars in memory."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="carod")
+def main() -> None:
+    """Run command-line jobs from an AMQP queue, at once.
+
+    \b
+    carod start                                   serve the queue `grid` on this machine
+    carod submit -- /bin/echo Hello               run a job on any node, see its output
+    carod config                                  every knob and where its value comes from
+    """
+
+
+@click.command(short_help="Run jobs from the queue on this machine.")
+@click.option("--broker", "carod_broker_url", metavar="URL", help="amqp[s]://user:password@host:port/vhost")
+@click.option("--queue", "carod_broker_queue", metavar="NAME", help="The job queue (default grid).")
+@click.option(
+    "--slots",
+    "num_slots",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Jobs side by side (default: one a CPU).",
+)
+@click.option("--name", "startd_name", metavar="NAME", help="The node's name (default: the host's).")
+@click.option("--execute", metavar="DIR", help="Where the jobs' directories are made.")
+@click.option("--metrics", "metrics_address", metavar="HOST:PORT", help="Serve Prometheus metrics there.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), help="Log lines for people or for machines.")
+@click.option("--config", "file", metavar="FILE", help="Configuration file (default /etc/carod/carod.conf).")
+def start(file: str | None, **overrides: Any) -> None:
+    """Run jobs from the queue on this machine, in the foreground.
+
+    SIGTERM or Ctrl-C takes no more jobs, lets the running ones end for SHUTDOWN_GRACEFUL_TIMEOUT, then hands them
+    back to the queue; SIGQUIT, or a second Ctrl-C, hands them back at once.
+
+    \b
+    carod start
+    carod start --broker amqp://me:secret@broker.example/prod --queue risk --slots 16
+    carod start --config /etc/carod/carod.conf --log-format json
+    """
+    from carod import log
+    from carod.amqp import BadEndpoint, TransportError
+    from carod.config import ConfigError, load
+
+    try:
+        settings = load(file, overrides={name.upper(): value for name, value in overrides.items() if value is not None})
+        log.set_up(settings.config.log_format, settings.config.log_level)
+        asyncio.run(_serve(settings))
+    except* (ConfigError, BadEndpoint, TransportError) as group:
+        for error in group.exceptions:
+            click.echo(f"carod start: {error}", err=True)
+        sys.exit(1)
+
+
+async def _serve(settings: Any) -> None:
+    from carod.log import event
+    from carod.node import node
+
+    for warning in settings.warnings:
+        event(node.log, warning, 30)
+    await node.Node(settings.config, settings.macros).run()
+
+
+@click.command(short_help="Print every knob, its value and where that comes from.")
+@click.option("--config", "file", metavar="FILE", help="Configuration file (default /etc/carod/carod.conf).")
+@click.option("--json", "as_json", is_flag=True, help="A JSON array, for machines.")
+@click.argument("names", nargs=-1)
+def config(file: str | None, as_json: bool, names: tuple[str, ...]) -> None:
+    """Print every knob: name, type, default, present value, where it comes from, meaning.
+
+    \b
+    carod config
+    carod config NUM_SLOTS EXECUTE
+    carod config --json
+    """
+    from carod.config import ConfigError, load
+
+    try:
+        settings = load(file)
+    except ConfigError as error:
+        click.echo(f"carod config: {error}", err=True)
+        sys.exit(1)
+    wanted = {name.upper() for name in names}
+    unknown = wanted - {setting.name for setting in settings.table}
+    if unknown:
+        click.echo(
+            f"carod config: no knob is named {', '.join(sorted(unknown))}; `carod config` lists them",
+            err=True,
+        )
+        sys.exit(2)
+    table = [setting for setting in settings.table if not wanted or setting.name in wanted]
+    if as_json:
+        rows = [{name: getattr(setting, name) for name in setting.__slots__} for setting in table]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for setting in table:
+        click.echo(f"{setting.name} = {setting.value}")
+        default = "" if setting.source == "default" else f"; default {setting.default}"
+        click.echo(f"    {setting.meaning} ({setting.kind}{default}; from: {setting.source})")
+    for warning in settings.warnings:
+        click.echo(f"carod config: {warning}", err=True)
+
+
+if __name__ == "__main__":
+    main()

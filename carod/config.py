@@ -1,0 +1,289 @@
+"""Every knob: its name, type, default and meaning, and where its value comes from.
+
+HTCondor's habits (manual, "Introduction to Configuration"): `NAME = value` a line, names without case, `$(NAME)`
+and `$(NAME:default)` stand for other names' values, `$ENV(NAME)` for the environment's, a backslash at a line's end
+continues it, files in `config.d` come after the main file in the order of their names, then `_CAROD_NAME` in the
+environment, then the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEFAULT_FILES = ("/etc/carod/carod.conf", "~/.config/carod/carod.conf")
+MAX_EXPANSIONS = 1000
+
+
+class ConfigError(ValueError):
+    """A setting that can't be; the text names file and line, the knob, its value and what would do."""
+
+
+def _knob(default: Any, meaning: str, unit: str = "") -> Any:
+    return field(default=default, metadata={"meaning": meaning, "unit": unit})
+
+
+def _default_execute() -> str:
+    if os.geteuid() == 0:
+        return "/var/lib/carod/execute"
+    state = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+    return f"{state}/carod/execute"
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All knobs; a field's name in capitals is the knob's."""
+
+    carod_broker_url: str = _knob(
+        "amqp://guest:guest@127.0.0.1:5672/", "the broker: amqp[s]://user:password@host:port/vhost"
+    )
+    carod_broker_queue: str = _knob("grid", "the job queue; every other name on the broker derives from it")
+    carod_broker_heartbeat: int = _knob(30, "a broker silent for so long is gone", "s")
+    carod_broker_ca_file: str = _knob("", "CA certificates (PEM) that sign the broker's, for amqps://")
+    carod_broker_cert_file: str = _knob(
+        "", "client certificate (PEM); without a user in the URL it is the identity (EXTERNAL)"
+    )
+    carod_broker_key_file: str = _knob("", "key (PEM) of the client certificate")
+    startd_name: str = _knob("", "the node's name, unique on its broker; empty: the host's name")
+    num_slots: int = _knob(0, "jobs run side by side; 0: one a CPU")
+    execute: str = _knob(
+        "",
+        "directory for the jobs' directories; empty: /var/lib/carod/execute as root, else below ~/.local/state",
+    )
+    start: str = _knob("TRUE", "ClassAd expression: does this slot take this job (MY=slot, TARGET=job)")
+    startd_attrs: str = _knob("", "names of further knobs to show in the slot ads, comma-separated")
+    slot_user: str = _knob("nobody", "the user that a root node's jobs run as")
+    starter_allow_runas_owner: bool = _knob(False, "a root node runs a job as its Owner if ALLOWED_OWNERS names it")
+    allowed_owners: str = _knob("", "users that jobs may run as, comma-separated; never root")
+    base_cgroup: str = _knob(
+        "", "a cgroup (v2) directory that the node may divide among its slots; empty: its own, if delegated"
+    )
+    starter_initial_update_interval: float = _knob(8.0, "from a job's start to its first update", "s")
+    starter_update_interval: float = _knob(300.0, "between updates of a running job", "s")
+    starter_memory_interval: float = _knob(1.0, "between looks at the memory of a job with RequestMemory", "s")
+    killing_timeout: float = _knob(
+        20.0, "from a job's kill signal to SIGKILL, where the job names no KillSigTimeout", "s"
+    )
+    shutdown_graceful_timeout: float = _knob(60.0, "after SIGTERM, jobs may end by themselves for so long", "s")
+    max_unpacked_size: int = _knob(4 << 30, "the most that a job's input archive may unpack to", "bytes")
+    max_unpacked_files: int = _knob(100_000, "the most entries in a job's input archive")
+    max_result_size: int = _knob(
+        120 << 20, "the largest result zip; keep it below the broker's max_message_size", "bytes"
+    )
+    reject_delay_min: float = _knob(
+        0.2, "a job this node refuses is held back for so long before the queue has it again", "s"
+    )
+    reject_delay_max: float = _knob(30.0, "the most that REJECT_DELAY_MIN doubles to", "s")
+    reconnect_delay_max: float = _knob(30.0, "the longest wait between tries to reach a broker that is away", "s")
+    metrics_address: str = _knob("", "HOST:PORT for Prometheus metrics; empty: none")
+    log_format: str = _knob("text", "text or json")
+    log_level: str = _knob("info", "debug, info, warning or error")
+
+    @property
+    def node_name(self) -> str:
+        return self.startd_name or socket.gethostname()
+
+    @property
+    def slots(self) -> int:
+        return self.num_slots or len(os.sched_getaffinity(0))
+
+    @property
+    def execute_directory(self) -> str:
+        return os.path.abspath(os.path.expanduser(self.execute or _default_execute()))
+
+
+KNOBS = {knob.name.upper(): knob for knob in dataclasses.fields(Config)}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One knob as it stands: `source` says where its value comes from."""
+
+    name: str
+    kind: str
+    default: Any
+    value: Any
+    source: str
+    meaning: str
+
+
+@dataclass(slots=True)
+class Settings:
+    """A configuration and how it came about. `macros` holds every name that any file sets, also those of no knob."""
+
+    config: Config
+    table: list[Setting]
+    macros: dict[str, str]
+    warnings: list[str]
+
+
+@dataclass(slots=True)
+class _Raw:
+    text: str
+    source: str
+
+
+def load(
+    file: str | None = None,
+    environ: Mapping[str, str] = os.environ,
+    overrides: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read the configuration. `overrides` are the command line's, by knob name. Raises ConfigError."""
+    raw: dict[str, _Raw] = {}
+    for path in _files(file, environ):
+        _read_file(path, raw)
+    for name, text in environ.items():
+        if name.upper().startswith("_CAROD_"):
+            target = name.upper()[len("_CAROD_") :]
+            target = f"CAROD_{target}" if f"CAROD_{target}" in KNOBS else target  # _CAROD_BROKER_URL reads well, too
+            raw[target] = _Raw(text, f"environment {name}")
+    for name, value in (overrides or {}).items():
+        raw[name] = _Raw(str(value), "command line")
+    macros = {name: item.text for name, item in raw.items()}
+    values: dict[str, Any] = {}
+    table = []
+    for name, knob in KNOBS.items():
+        value, source = knob.default, "default"
+        if name in raw:
+            value = _convert(name, knob, expand(raw[name].text, macros, environ), raw[name].source)
+            source = raw[name].source
+        values[knob.name] = value
+        table.append(Setting(name, _kind(knob), knob.default, value, source, knob.metadata["meaning"]))
+    config = Config(**values)
+    _check(config, {setting.name: setting for setting in table})
+    return Settings(config, table, macros, _warnings(raw, config))
+
+
+def _files(file: str | None, environ: Mapping[str, str]) -> list[Path]:
+    named = file or environ.get("CAROD_CONFIG")
+    if named:
+        if not os.path.isfile(named):
+            raise ConfigError(f"configuration file {named!r} does not exist; --config and CAROD_CONFIG name a file")
+        main = Path(named)
+    else:
+        found = [Path(path).expanduser() for path in DEFAULT_FILES if os.path.isfile(os.path.expanduser(path))]
+        if not found:
+            return []
+        main = found[0]
+    further = main.parent / "config.d"
+    return [
+        main,
+        *sorted(path for path in further.glob("*") if path.is_file() and not path.name.startswith(".")),
+    ]
+
+
+_LINE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*$", re.DOTALL)
+
+
+def _read_file(path: Path, raw: dict[str, _Raw]) -> None:
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"configuration file {str(path)!r}: {error}") from None
+    pending, begun = "", 0
+    for number, line in enumerate(text.splitlines(), 1):
+        if not pending:
+            begun = number
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+        pending += line[:-1] + " " if line.endswith("\\") else line
+        if line.endswith("\\"):
+            continue
+        matched = _LINE.match(pending)
+        if matched is None:
+            raise ConfigError(f"{path}, line {begun}: {pending.strip()[:80]!r} is not NAME = value")
+        raw[matched[1].upper()] = _Raw(matched[2], f"{path}, line {begun}")
+        pending = ""
+
+
+_MACRO = re.compile(r"\$(ENV)?\(([A-Za-z_][A-Za-z0-9_.]*)(?::([^()]*))?\)")
+
+
+def expand(text: str, macros: Mapping[str, str], environ: Mapping[str, str]) -> str:
+    """Replace $(NAME), $(NAME:default) and $ENV(NAME); a name without value is empty. Raises ConfigError on a ring."""
+    for _ in range(MAX_EXPANSIONS):
+        matched = _MACRO.search(text)
+        if matched is None:
+            return text
+        env, name, default = matched.groups()
+        value = environ.get(name) if env else macros.get(name.upper(), _default_text(name.upper()))
+        text = text[: matched.start()] + (value if value is not None else default or "") + text[matched.end() :]
+        if len(text) > 1 << 20:
+            break
+    raise ConfigError(f"{text[:80]!r}...: its $(NAME) stand for each other without end")
+
+
+def _default_text(name: str) -> str | None:
+    return str(KNOBS[name].default) if name in KNOBS else None
+
+
+def _kind(knob: dataclasses.Field[Any]) -> str:
+    unit = knob.metadata["unit"]
+    return f"{knob.type}, {unit}" if unit else str(knob.type)
+
+
+def _convert(name: str, knob: dataclasses.Field[Any], text: str, source: str) -> Any:
+    try:
+        match knob.type:
+            case "bool":
+                return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+            case "int":
+                return _bytes(text) if knob.metadata["unit"] == "bytes" else int(text)
+            case "float":
+                return float(text)
+        return text
+    except (ValueError, KeyError):
+        wanted = {"bool": "TRUE or FALSE", "int": "a whole number", "float": "a number"}[str(knob.type)]
+        raise ConfigError(f"{name} = {text!r} ({source}): {wanted} is needed, such as {knob.default}") from None
+
+
+def _bytes(text: str) -> int:
+    """Bytes, also as 512K, 100M, 4G."""
+    matched = re.fullmatch(r"(\d+)\s*([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if matched is None:
+        raise ValueError(text)
+    return int(matched[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[matched[2].upper()]
+
+
+def _check(config: Config, table: Mapping[str, Setting]) -> None:
+    def refuse(name: str, mend: str) -> None:
+        raise ConfigError(f"{name} = {table[name].value!r} ({table[name].source}): {mend}")
+
+    if not 0 <= config.num_slots <= 1024:
+        refuse("NUM_SLOTS", "from 0 (one a CPU) to 1024")
+    if not re.fullmatch(r"[^\s/*#]{0,120}", config.startd_name):
+        refuse(
+            "STARTD_NAME",
+            "up to 120 characters, no spaces, slashes, * or #: it becomes part of a queue's name",
+        )
+    if not re.fullmatch(r"[^\s/]{1,120}", config.carod_broker_queue):
+        refuse("CAROD_BROKER_QUEUE", "1 to 120 characters without spaces or slashes")
+    if config.log_format not in ("text", "json"):
+        refuse("LOG_FORMAT", "text or json")
+    if config.log_level not in ("debug", "info", "warning", "error"):
+        refuse("LOG_LEVEL", "debug, info, warning or error")
+    for name, setting in table.items():
+        if isinstance(setting.value, int | float) and setting.value < 0:
+            refuse(name, "not below 0")
+    if not 1 <= config.carod_broker_heartbeat <= 3600:
+        refuse("CAROD_BROKER_HEARTBEAT", "from 1 to 3600 s")
+
+
+def _warnings(raw: Mapping[str, _Raw], config: Config) -> list[str]:
+    """Names that nothing reads, which are most often misspelt knobs."""
+    used = {name.strip().upper() for name in config.startd_attrs.split(",")}
+    used.update(name.upper() for item in raw.values() for _, name, _ in _MACRO.findall(item.text))
+    warnings = []
+    for name, item in raw.items():
+        if name not in KNOBS and name not in used:
+            near = difflib.get_close_matches(name, KNOBS, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            warnings.append(f"{item.source}: nothing reads {name}{hint}")
+    return warnings

@@ -1,0 +1,418 @@
+"""A slot's own process: it makes the job's directory, starts the job, ends it whole, and zips what it left.
+
+`process.py` starts this program once for a node, as the nursery, from which a spawner is forked for each slot, as
+the user whose jobs it runs. So the node itself never forks, never opens a file of a job, and as root shares no
+user with it. A spawner
+
+- is its job's parent and, as child subreaper (prctl(2)), inherits what the job leaves behind, setsid or
+  double-forked: when wait(2) knows of no child, the process tree is gone;
+- ends its job when the node's end of the channel closes, so that a node's death leaves no process behind;
+- works beside the node's event loop, on another CPU.
+
+Frames (`channel.py`) from the node: {"run": {...}} with the job's archive as blob; {"signal": number} for the whole
+tree; {"kill": seconds until SIGKILL, "with": number}. To the node: {"started": pid}, then {"exited": wait status, ...}
+with the result as blob; or {"failed": why, "code": HoldReasonCode} alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+import json
+import os
+import pwd
+import select
+import signal
+import socket
+import stat
+import sys
+from typing import Any, BinaryIO, NoReturn
+
+if __name__ == "__main__":  # started without site-packages, to be small: our own rooms are found from this file
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+from carod.node import channel
+from carod.node.sandbox import NODE_FILES, Limits, SandboxError, collect, unpack
+
+PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36  # linux/prctl.h
+FAILED_TO_CREATE_PROCESS, UNABLE_TO_OPEN_OUTPUT, UNABLE_TO_OPEN_INPUT = 6, 7, 8  # HTCondor's HoldReasonCode
+TRANSFER_OUTPUT_ERROR, TRANSFER_INPUT_ERROR, IWD_ERROR = 12, 13, 14
+ROUNDS = 200
+"""Times 50 ms that a killed process tree has to be gone; what is still there then waits for a device, or is root's."""
+DEFAULT_SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class JobFailure(Exception):
+    """The job can't be started: the reason, and HTCondor's code for it."""
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+# -- the nursery -----------------------------------------------------------------------------------------------
+
+
+def nursery(control: socket.socket) -> None:
+    """Fork a spawner for each descriptor that comes, until the node closes its end; reap those that ended."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the terminal's signals reach the whole group; the node decides
+    os.umask(0o022)
+    _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a killed spawner leaves behind stays below the node
+    while True:
+        data, fds, _, _ = socket.recv_fds(control, channel.INLINE, 1)
+        if not data:
+            return
+        if os.fork() == 0:
+            control.close()
+            os._exit(_become_spawner(json.loads(data), fds[0]))
+        os.close(fds[0])
+
+
+def _become_spawner(frame: dict[str, Any], fd: int) -> int:
+    with socket.socket(fileno=fd) as node:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])  # for sigtimedwait; jobs start with none blocked
+        os.setsid()
+        _libc.prctl(PR_SET_NAME, f"carod-{frame['slot']}".encode(), 0, 0, 0)
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        try:
+            if frame["cgroup"]:
+                with open(f"{frame['cgroup']}/cgroup.procs", "w") as procs:
+                    procs.write(str(os.getpid()))
+            _drop_privileges(frame["user"])
+            _check_reachable(frame["directory"])
+        except (OSError, KeyError, JobFailure) as error:
+            channel.send(node, {"failed": str(error), "code": 0})
+            return 1
+        channel.send(node, {"ready": os.getpid()})
+        Spawner(node, frame["directory"]).serve()
+    return 0
+
+
+def _drop_privileges(user: str) -> None:
+    """Become `user` for good, with its groups and nothing else; an ordinary node's jobs stay what it is."""
+    if os.geteuid() != 0 or not user:
+        return
+    account = pwd.getpwnam(user)
+    if account.pw_uid == 0:
+        raise JobFailure(f"user {user!r} is root, and no job runs as root", 0)
+    os.initgroups(user, account.pw_gid)
+    os.setresgid(account.pw_gid, account.pw_gid, account.pw_gid)
+    os.setresuid(account.pw_uid, account.pw_uid, account.pw_uid)
+    _libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)  # its jobs are the same user: they may not look into it
+
+
+def _check_reachable(directory: str) -> None:
+    """A directory of the node's that this user can't enter would fail every job with a riddle: say which one."""
+    path = ""
+    for part in directory.split("/")[1:]:
+        path = f"{path}/{part}"
+        if not os.access(path, os.X_OK):
+            user = pwd.getpwuid(os.getuid()).pw_name
+            raise JobFailure(f"EXECUTE: user {user!r} can't enter {path!r}; chmod o+x it or choose another EXECUTE", 0)
+
+
+# -- one slot's spawner ----------------------------------------------------------------------------------------
+
+
+class Spawner:
+    """Serves one slot: one job at a time."""
+
+    def __init__(self, node: socket.socket, directory: str) -> None:
+        self.node, self.directory = node, directory
+        self.cpu = [0.0, 0.0]
+        self.max_rss = 0
+
+    def serve(self) -> None:
+        """Run jobs until the node closes the channel."""
+        while (received := channel.receive(self.node)) is not None:
+            frame, blob = received
+            if "run" in frame:  # a signal for a job that has ended meanwhile is none
+                self._run(frame["run"], blob)
+
+    def _run(self, spec: dict[str, Any], blob: bytes | BinaryIO) -> None:
+        directory = spec["directory"]
+        self.cpu, self.max_rss = [0.0, 0.0], 0
+        try:
+            try:
+                self._prepare(spec, blob)
+                pid = self._spawn(spec)
+            except SandboxError as error:
+                raise JobFailure(str(error), TRANSFER_INPUT_ERROR) from None
+            except OSError as error:
+                raise JobFailure(f"the job's directory {directory!r}: {error.strerror}", TRANSFER_INPUT_ERROR) from None
+        except JobFailure as failure:
+            self._end_tree()
+            channel.send(self.node, {"failed": str(failure), "code": failure.code})
+        else:
+            channel.send(self.node, {"started": pid})
+            status = self._wait(pid)
+            survivors = self._end_tree()
+            self._report(spec, status, survivors)
+        finally:
+            os.chdir("/")
+            _remove(directory)
+
+    # -- before ------------------------------------------------------------------------------------------------
+
+    def _prepare(self, spec: dict[str, Any], blob: bytes | BinaryIO) -> None:
+        directory = spec["directory"]
+        os.mkdir(directory, 0o700)
+        if blob:
+            archive: BinaryIO = io.BytesIO(blob) if isinstance(blob, bytes) else blob
+            with archive:
+                own = None if os.path.isabs(spec["cmd"]) else spec["cmd"]
+                unpack(archive, directory, Limits(spec["max_size"], spec["max_files"]), own)
+        for name, text in zip(NODE_FILES, (spec["job_ad"], spec["machine_ad"]), strict=True):
+            path = f"{directory}/{name}"
+            if blob:
+                _remove(path)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+            os.write(file, text.encode("utf-8", "surrogateescape"))
+            os.close(file)
+
+    def _spawn(self, spec: dict[str, Any]) -> int:
+        directory, cmd = spec["directory"], spec["cmd"]
+        program = cmd if os.path.isabs(cmd) else _inside(directory, cmd, "Cmd", FAILED_TO_CREATE_PROCESS)
+        iwd = spec["iwd"]
+        if not os.path.isabs(iwd):
+            iwd = _inside(directory, iwd, "Iwd", IWD_ERROR)
+        try:
+            os.chdir(iwd)
+        except OSError as error:
+            raise JobFailure(f"Iwd: {iwd!r}: {error.strerror} on this node", IWD_ERROR) from None
+        files = _standard_files(spec)
+        try:
+            return os.posix_spawn(
+                program, [cmd, *spec["args"]], spec["env"], setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
+                file_actions=[(os.POSIX_SPAWN_DUP2, file, target) for target, file in enumerate(files)],
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise JobFailure(_why_not(program, cmd, error), FAILED_TO_CREATE_PROCESS) from None
+        finally:
+            for file in set(files):
+                os.close(file)
+
+    # -- while -------------------------------------------------------------------------------------------------
+
+    def _wait(self, pid: int) -> int:
+        """Until the job's first process ends; meanwhile do what the node says, end the job if there is no node."""
+        watch = select.poll()
+        process = os.pidfd_open(pid)
+        watch.register(process, select.POLLIN)
+        watch.register(self.node, select.POLLIN)
+        timeout: int | None = None
+        try:
+            while True:
+                events = watch.poll(timeout)
+                if not events:  # it has had its time to end by itself
+                    self._kill_tree()
+                    timeout = 1000  # and again: it may have been forking
+                elif any(file == process for file, _ in events):
+                    break
+                elif (received := channel.receive(self.node)) is None:
+                    self._end_tree()
+                    os._exit(1)
+                else:
+                    timeout = self._obey(received[0], pid, timeout)
+        finally:
+            os.close(process)
+        return self._reap(pid)
+
+    def _obey(self, frame: dict[str, Any], pid: int, timeout: int | None) -> int | None:
+        if "signal" in frame:
+            self._signal_tree(frame["signal"])
+        elif "kill" in frame:
+            with contextlib.suppress(OSError):
+                os.killpg(pid, frame["with"])
+            self._signal_tree(signal.SIGCONT)  # a stopped job would not hear of it
+            return max(0, int(frame["kill"] * 1000))
+        return timeout
+
+    def _signal_tree(self, number: int) -> None:
+        for pid in descendants():
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
+    def _kill_tree(self) -> None:
+        self._signal_tree(signal.SIGKILL)
+
+    def _end_tree(self) -> list[int]:
+        """SIGKILL every descendant and reap, again until there is none. Returns those that would not go."""
+        for _ in range(ROUNDS):
+            try:
+                while (reaped := os.wait4(-1, os.WNOHANG))[0]:
+                    self._count(reaped[2])
+            except ChildProcessError:
+                return []
+            self._kill_tree()
+            signal.sigtimedwait([signal.SIGCHLD], 0.05)
+        return descendants()
+
+    def _reap(self, pid: int) -> int:
+        _, status, usage = os.wait4(pid, 0)
+        self._count(usage)
+        return status
+
+    def _count(self, usage: Any) -> None:
+        self.cpu[0] += usage.ru_utime
+        self.cpu[1] += usage.ru_stime
+        self.max_rss = max(self.max_rss, usage.ru_maxrss)
+
+    # -- after -------------------------------------------------------------------------------------------------
+
+    def _report(self, spec: dict[str, Any], status: int, survivors: list[int]) -> None:
+        frame = {"exited": status, "cpu": self.cpu, "max_rss": self.max_rss, "survivors": survivors}
+        first = tuple(name for name in (spec["err"], spec["out"]) if name != os.devnull)
+        try:
+            result = collect(spec["directory"], spec["max_result"], first=first, names=spec["outputs"], iwd=os.getcwd())
+        except (OSError, ValueError) as error:
+            text = getattr(error, "strerror", None) or str(error)
+            channel.send(
+                self.node,
+                {**frame, "failed": f"the results can't be zipped: {text}", "code": TRANSFER_OUTPUT_ERROR},
+            )
+            return
+        frame |= {"refused": result.refused, "left_out": result.left_out}
+        channel.send(self.node, frame, result.zipped)
+        if not isinstance(result.zipped, bytes):
+            result.zipped.close()
+
+
+def descendants() -> list[int]:
+    """Pids of all processes below this one, parents first."""
+    found = _children(os.getpid())
+    for pid in found:
+        found += _children(pid)  # the list grows while it is walked
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    """From /proc/PID/task/TID/children (CONFIG_PROC_CHILDREN), else from every process's stat."""
+    pids: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children") as file:
+                pids += map(int, file.read().split())
+    except FileNotFoundError:
+        if os.path.exists(f"/proc/{os.getpid()}/task/{os.getpid()}/children"):
+            return pids  # the process is gone, not the file
+        return [int(name) for name in os.listdir("/proc") if name.isdigit() and _parent(name) == pid]
+    return pids
+
+
+def _parent(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return int(file.read().rpartition(")")[2].split()[1])
+    except (OSError, IndexError):
+        return -1
+
+
+def _inside(directory: str, name: str, attribute: str, code: int) -> str:
+    """A path in the job's directory, its links resolved. Raises JobFailure when it leads out."""
+    path = os.path.realpath(os.path.join(directory, name))
+    top = os.path.realpath(directory)
+    if path != top and not path.startswith(top + "/"):
+        raise JobFailure(f"{attribute}: {name!r} leads out of the job's directory", code)
+    return path
+
+
+def _standard_files(spec: dict[str, Any]) -> list[int]:
+    """Descriptors of stdin, stdout and stderr; the same name for both outputs is one file."""
+    files: list[int] = []
+    try:
+        source = _standard_path(spec, "in", UNABLE_TO_OPEN_INPUT)
+        files.append(_open_standard("In", spec["in"], source, os.O_RDONLY, UNABLE_TO_OPEN_INPUT))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+        target = _standard_path(spec, "out", UNABLE_TO_OPEN_OUTPUT)
+        files.append(_open_standard("Out", spec["out"], target, flags, UNABLE_TO_OPEN_OUTPUT))
+        if spec["err"] == spec["out"]:
+            files.append(files[1])
+        else:
+            target = _standard_path(spec, "err", UNABLE_TO_OPEN_OUTPUT)
+            files.append(_open_standard("Err", spec["err"], target, flags, UNABLE_TO_OPEN_OUTPUT))
+    except JobFailure:
+        for file in files:
+            os.close(file)
+        raise
+    return files
+
+
+def _standard_path(spec: dict[str, Any], key: str, code: int) -> str:
+    name: str = spec[key]
+    return name if name == os.devnull else _inside(spec["directory"], name, key.capitalize(), code)
+
+
+def _open_standard(attribute: str, name: str, path: str, flags: int, code: int) -> int:
+    try:
+        file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        hint = "; send it in the body" if attribute == "In" else ""
+        raise JobFailure(f"{attribute}: {name!r}: {error.strerror} in the job's directory{hint}", code) from None
+    if not stat.S_ISREG(os.fstat(file).st_mode) and path != os.devnull:
+        os.close(file)
+        raise JobFailure(f"{attribute}: {name!r} is no regular file in the job's directory", code)
+    os.set_blocking(file, True)
+    return file
+
+
+def _why_not(program: str, cmd: str, error: OSError | ValueError) -> str:
+    reason = getattr(error, "strerror", None) or str(error)
+    if not os.path.exists(program):
+        if os.path.isabs(cmd):
+            return f"Cmd: {cmd!r} does not exist on this node"
+        return f"Cmd: {cmd!r} is not among the job's input files; send it in the body or give an absolute path"
+    if os.path.isdir(program):
+        return f"Cmd: {cmd!r} is a directory, not a program"
+    if not os.access(program, os.X_OK):
+        return f"Cmd: {cmd!r} is not executable for the job's user"
+    if "format" in reason.lower():
+        return f"Cmd: {cmd!r} is no program for this machine (a script needs a first line like #!/bin/sh)"
+    if isinstance(error, FileNotFoundError):
+        return f"Cmd: the interpreter that {cmd!r} names in its first line does not exist on this node"
+    return f"Cmd: {cmd!r} could not be started: {reason}"
+
+
+def _remove(path: str) -> None:
+    """Remove a file or a whole directory, also one whose permissions a job took away."""
+    try:
+        os.unlink(path)
+    except IsADirectoryError:
+        _remove_directory(path)
+    except OSError:
+        pass
+
+
+def _remove_directory(path: str) -> None:
+    for attempt in (1, 2):
+        try:
+            with os.scandir(path) as listing:
+                for entry in listing:
+                    if entry.is_dir(follow_symlinks=False):
+                        _remove_directory(entry.path)
+                    else:
+                        os.unlink(entry.path)
+            os.rmdir(path)
+            return
+        except PermissionError:
+            if attempt == 1:
+                with contextlib.suppress(OSError):
+                    os.chmod(path, 0o700)
+        except OSError:
+            return
+
+
+def main() -> NoReturn:
+    """Serve as the nursery on the descriptor that the command line names."""
+    with socket.socket(fileno=int(sys.argv[1])) as control:
+        nursery(control)
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,390 @@
+"""One job's life, from accept to settle.
+
+                     a delivery, and a slot that takes it (intake.py)
+                                |
+                           [ accepted ] -- the ad can't be read, or not be done --> UNFIT ---> settled, to grid.dead
+                                |      `-- its expiry has passed -----------------> EXPIRED -> settled
+                                |
+                     "JobStatus 2" to reply_to
+                                |
+      Suspend, Continue -- [ running ] -- updates, every now and then
+                                |
+          +---------------------+----------------------+-----------------------+
+          | ends by itself      | removed              | held: policy, memory, | evicted: node stops,
+          v                     v                      v time, can't start     v Vacate
+        EXITED               REMOVED                  HELD                   EVICTED
+          |                     |                      |                       |
+          +--------- the final reply, a zip in it, confirmed by the broker ----+
+          |                     |                      |                       |
+       settled               settled          settled, to grid.dead         released
+
+ENDINGS is that drawing's lower half as a table. The starter that accepted a delivery settles it, exactly once, after
+the confirm; nothing else does. Sections named below are those of docs/reference/wire-contract.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+from carod.amqp import Body, ConnectionLost, Delivery, Message, Outcome, Refused, TooLarge
+from carod.config import Config
+from carod.job import HoldReasonCode, Job, JobError, JobStatus
+from carod.log import event
+from carod.node.launch import CLEAN_PATH, Launch, read_launch
+from carod.node.process import Ended, Execution, JobFiles, Spawner, SpawnerError, Usage
+from carod.node.slot import Slot, State
+
+log = logging.getLogger("carod.starter")
+
+
+class End(Enum):
+    """Ways in which a job's life on this node ends."""
+
+    UNFIT = "unfit"
+    EXPIRED = "expired"
+    EXITED = "exited"
+    REMOVED = "removed"
+    HELD = "held"
+    EVICTED = "evicted"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What an end means (section 3): the final reply's JobStatus and JobState, and what becomes of the message."""
+
+    status: JobStatus
+    state: str | None
+    outcome: Outcome
+    buried: bool = False
+
+
+ENDINGS = {
+    End.UNFIT: Ending(JobStatus.HELD, None, Outcome.ACCEPTED, buried=True),
+    End.EXPIRED: Ending(JobStatus.REMOVED, None, Outcome.ACCEPTED),
+    End.EXITED: Ending(JobStatus.COMPLETED, "Exited", Outcome.ACCEPTED),
+    End.REMOVED: Ending(JobStatus.REMOVED, "Exited", Outcome.ACCEPTED),
+    End.HELD: Ending(JobStatus.HELD, "Exited", Outcome.ACCEPTED, buried=True),
+    End.EVICTED: Ending(JobStatus.IDLE, "Exited", Outcome.RELEASED),
+}
+
+
+class Office(Protocol):
+    """What a starter needs of its node."""
+
+    config: Config
+
+    def post(self, message: Message, reply_to: str) -> Awaitable[None]:
+        """Send a status message; one that can't be sent now is dropped, the next says more."""
+
+    def deliver(self, message: Message, reply_to: str) -> Awaitable[None]:
+        """Send a final reply until the broker has confirmed it, or has it in the dead-letter queue.
+
+        Raises TooLarge or Refused when the broker won't have this one.
+        """
+
+    def bury(self, message: Message, reason: str) -> Awaitable[None]:
+        """Keep a message in the dead-letter queue."""
+
+    def spawner(self, slot: Slot, user: str) -> Awaitable[Spawner]:
+        """The spawner that runs this user's jobs on this slot. Raises SpawnerError."""
+
+    def observe(self, starter: Starter, end: End) -> None:
+        """Count an end and its times."""
+
+    def later(self, coroutine: Callable[[], Awaitable[None]], delay: float) -> Callable[[], None]:
+        """Run a coroutine after `delay` seconds, as a task of the node's; what comes back cancels it."""
+
+
+class Starter:
+    """Runs one job on one slot; see the drawing above. `run` is its whole life."""
+
+    def __init__(self, office: Office, slot: Slot, delivery: Delivery, job: Job) -> None:
+        self.office, self.slot, self.delivery, self.job = office, slot, delivery, job
+        self.accepted_at = time.time()
+        self.started_at = self.ended_at = 0.0
+        self.launch: Launch | None = None
+        self.execution: Execution | None = None
+        self.stale = False
+        """Whether the job is done but its delivery could not be settled."""
+        self._order: tuple[End, str, int] | None = None
+
+    # -- the life ----------------------------------------------------------------------------------------------
+
+    async def run(self) -> End:
+        """From accept to the final reply's confirm; the delivery is settled when this comes back."""
+        self.slot.enter(State.CLAIMED)
+        try:
+            end, body = await self._execute()
+        finally:
+            self.slot.enter(State.UNCLAIMED)
+        await self._conclude(end, body)
+        self.office.observe(self, end)
+        return end
+
+    async def _execute(self) -> tuple[End, Body]:
+        job = self.job
+        if job.expired:
+            return self._because(End.EXPIRED, "the message's expiry had passed before a slot was free"), b""
+        try:
+            self.launch = launch = read_launch(job, self.slot.ad, self.office.config)
+            spawner = await self.office.spawner(self.slot, launch.user)
+        except JobError as error:
+            return self._because(End.UNFIT, str(error), error.code), _error_body(str(error))
+        except SpawnerError as error:
+            code = HoldReasonCode.FAILED_TO_ACCESS_USER_ACCOUNT
+            return self._because(End.UNFIT, str(error), code), _error_body(str(error))
+        self._mark_started()
+        headers = dict(self.slot.headers)
+        self.execution = execution = spawner.run(self._files(launch, spawner), job.body)
+        job.body = b""  # the spawner has it; the delivery keeps the message for the dead-letter queue
+        await self.office.post(job.reply(JobStatus.RUNNING, slot=headers), job.reply_to)
+        self._log("running", user=launch.user)
+        if self._order is not None:
+            self.end(self._order[0], self._order[1])
+        cancel = self.office.later(self._mind, self._first_look(launch))
+        try:
+            ended = await execution.ended
+        except SpawnerError as error:
+            return self._lost_spawner(error), b""
+        finally:
+            cancel()
+        self._mark_ended(ended)
+        return self._judge(ended), ended.result
+
+    def _mark_started(self) -> None:
+        ad = self.job.ad
+        starts = ad.get("NumJobStarts")
+        self.started_at = time.time()
+        ad["NumJobStarts"] = (starts if isinstance(starts, int) and not isinstance(starts, bool) else 0) + 1
+        ad["JobStartDate"] = int(self.started_at)
+        ad["RemoteHost"] = ad["WF_REQ_SLOT"] = self.slot.name
+        ad["AMQPID"] = self.job.id
+        ad["JobStatus"] = int(JobStatus.RUNNING)
+
+    def _files(self, launch: Launch, spawner: Spawner) -> JobFiles:
+        config, directory = self.office.config, spawner.new_directory()
+        env = {
+            "PATH": CLEAN_PATH,
+            "HOME": directory,
+            "TMPDIR": directory,
+            **launch.env,
+            "_CONDOR_SCRATCH_DIR": directory,
+            "_CONDOR_SLOT": self.slot.name,
+            "_CONDOR_JOB_AD": f"{directory}/.job.ad",
+            "_CONDOR_MACHINE_AD": f"{directory}/.machine.ad",
+        }
+        return JobFiles(
+            directory, launch.cmd, launch.args, env, launch.iwd, launch.stdin, launch.stdout, launch.stderr,
+            launch.outputs, self.job.ad.to_text(), self.slot.text,
+            config.max_unpacked_size, config.max_unpacked_files, config.max_result_size,
+        )  # fmt: skip
+
+    def _mark_ended(self, ended: Ended) -> None:
+        ad, now = self.job.ad, time.time()
+        self.ended_at = now
+        ad["CompletionDate"] = int(now)
+        ad["JobDuration"] = round(now - self.started_at, 6)
+        ad["RemoteUserCpu"], ad["RemoteSysCpu"] = round(ended.user_cpu, 6), round(ended.system_cpu, 6)
+        if self.execution is not None and self.execution.pid:
+            ad["JobPid"] = self.execution.pid
+        if ended.max_rss:
+            ad["ResidentSetSize"] = ended.max_rss
+        if ended.status is not None:
+            code = os.waitstatus_to_exitcode(ended.status)
+            ad["ExitBySignal"] = code < 0
+            ad["ExitSignal" if code < 0 else "ExitCode"] = abs(code)
+            ad["ExitReason"] = f"died on signal {-code} ({_signal_name(-code)})" if code < 0 else f"exited with {code}"
+        if ended.refused:
+            ad["TransferOutputRefused"] = ",".join(ended.refused)
+
+    def _judge(self, ended: Ended) -> End:
+        """Why it ended: an order given to the job outweighs how the process went."""
+        if self._order is not None and ended.status is not None:
+            end, reason, code = self._order
+            return self._because(end, reason, code)
+        if ended.status is None:
+            return self._because(End.UNFIT, ended.failure, ended.code)
+        if ended.failure:
+            return self._because(End.HELD, ended.failure, ended.code)
+        if ended.left_out:
+            limit = self.office.config.max_result_size
+            reason = (
+                f"the results are larger than MAX_RESULT_SIZE = {limit} bytes; left out: {', '.join(ended.left_out)}"
+            )
+            return self._because(End.HELD, reason, HoldReasonCode.MAX_TRANSFER_OUTPUT_SIZE_EXCEEDED)
+        return End.EXITED
+
+    def _lost_spawner(self, error: SpawnerError) -> End:
+        """The slot's process died under the job: its own doing, most likely, so it is not run again."""
+        self.ended_at = time.time()
+        return self._because(End.HELD, f"{error}, and the job with it; a job must not kill what it did not start", 0)
+
+    def _because(self, end: End, reason: str, code: int = HoldReasonCode.STARTD_HELD_JOB) -> End:
+        ad = self.job.ad
+        if ENDINGS[end].status is JobStatus.HELD:
+            ad["HoldReason"] = reason
+            ad["HoldReasonCode"] = int(code) or int(HoldReasonCode.STARTD_HELD_JOB)
+        elif ENDINGS[end].status is JobStatus.REMOVED:
+            ad["RemoveReason"] = reason
+        else:
+            ad["ExitReason"] = reason
+        return end
+
+    # -- its end -----------------------------------------------------------------------------------------------
+
+    async def _conclude(self, end: End, body: Body) -> None:
+        """Final reply, confirmed; a copy to the dead-letter queue where the ending says so; settle."""
+        ending, job, office = ENDINGS[end], self.job, self.office
+        self._log(end.value, status=int(ending.status), **self._outcome())
+        try:
+            await office.deliver(job.reply(ending.status, ending.state, body=body), job.reply_to)
+        except TooLarge:
+            await self._deliver_less(job.short_reply(ending.status, ending.state, body=body))
+        except Refused as error:
+            ending = ENDINGS[End.HELD]
+            self._because(
+                End.HELD,
+                f"{error}; a smaller MAX_RESULT_SIZE, or TransferOutput, keeps results below its limit",
+            )
+            await self._deliver_less(job.reply(ending.status, ending.state))
+        finally:
+            if not isinstance(body, bytes):
+                body.close()
+        if ending.buried:
+            await office.bury(self.delivery.message, str(job.ad.get("HoldReason", end.value)))
+        self._settle(ending.outcome)
+
+    async def _deliver_less(self, message: Message) -> None:
+        try:
+            await self.office.deliver(message, self.job.reply_to)
+        except (TooLarge, Refused) as error:  # not even this: the address itself can't be one
+            await self.office.bury(message, f"reply_to {self.job.reply_to[:200]!r}: {error}")
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Settle the delivery; one whose connection is gone comes again, and is then known to be done."""
+        try:
+            self.delivery.settle(outcome)
+        except ConnectionLost:
+            self.stale = True
+            self._log("is settled when the broker brings it again", level=logging.WARNING)
+
+    def adopt(self, delivery: Delivery) -> None:
+        """Take a redelivery in the place of the delivery whose connection is gone."""
+        self.delivery = delivery
+        self._log("adopted")
+
+    # -- while it runs -----------------------------------------------------------------------------------------
+
+    def end(self, end: End, reason: str, *, code: int = HoldReasonCode.USER_REQUEST, fast: bool = False) -> None:
+        """Have the job end as `end`: its signal now, SIGKILL after its KillSigTimeout, or at once if `fast`."""
+        if self._order is None:
+            self._order = (end, reason, int(code))
+        launch, execution = self.launch, self.execution
+        if launch is None or execution is None:
+            return  # `_execute` looks at the order as soon as there is something to end
+        number = {End.REMOVED: launch.remove_signal, End.HELD: launch.hold_signal}.get(end, launch.kill_signal)
+        execution.kill(number, 0.0 if fast else launch.kill_timeout)
+
+    async def suspend(self) -> None:
+        """Stop all of the job's processes, and say so."""
+        if self.execution is not None and self.slot.state is State.CLAIMED:
+            self.execution.signal(signal.SIGSTOP)
+            self.slot.enter(State.SUSPENDED)
+            self._log("suspended")
+            await self.update()
+
+    async def resume(self) -> None:
+        """Let a suspended job go on, and say so."""
+        if self.execution is not None and self.slot.state is State.SUSPENDED:
+            self.execution.signal(signal.SIGCONT)
+            self.slot.enter(State.CLAIMED)
+            self._log("continued")
+            await self.update()
+
+    async def update(self) -> None:
+        """Tell the owner how the job is (section 3, "while it runs")."""
+        if self.execution is None or self.execution.ended.done():
+            return
+        usage = await asyncio.to_thread(self.execution.usage)
+        if self.execution.ended.done():
+            return
+        self._record(usage)
+        state = "Suspended" if self.slot.state is State.SUSPENDED else "Running"
+        await self.office.post(self.job.reply(JobStatus.RUNNING, state), self.job.reply_to)
+
+    def _record(self, usage: Usage) -> None:
+        ad = self.job.ad
+        ad["JobPid"] = self.execution.pid if self.execution else 0
+        ad["NumPids"] = usage.processes
+        ad["RemoteUserCpu"], ad["RemoteSysCpu"] = round(usage.user_cpu, 3), round(usage.system_cpu, 3)
+        ad["ImageSize"], ad["ResidentSetSize"] = usage.image_size, usage.resident
+        ad["DiskUsage"] = usage.disk
+
+    def _first_look(self, launch: Launch) -> float:
+        """Seconds until `_mind` has something to do; most jobs are over by then."""
+        config, dues = self.office.config, [self.office.config.starter_initial_update_interval]
+        if launch.duration is not None:
+            dues.append(launch.duration)
+        if launch.memory is not None:
+            dues.append(config.starter_memory_interval)
+        return min(dues)
+
+    async def _mind(self) -> None:
+        """Updates, the job's time limit and its memory, for as long as it runs."""
+        config, launch = self.office.config, self.launch
+        assert launch is not None
+        next_update = config.starter_initial_update_interval
+        while True:
+            elapsed = time.time() - self.started_at
+            if launch.duration is not None and elapsed >= launch.duration:
+                reason = f"the job ran for its AllowedExecuteDuration of {launch.duration:g} s"
+                self.end(End.HELD, reason, code=HoldReasonCode.JOB_EXECUTION_TIME_EXCEEDED)
+                return
+            if elapsed >= next_update:
+                await self.update()
+                next_update += config.starter_update_interval
+            if launch.memory is not None:
+                await self._check_memory(launch.memory)
+            dues = [next_update - elapsed]
+            if launch.duration is not None:
+                dues.append(launch.duration - elapsed)
+            if launch.memory is not None:
+                dues.append(config.starter_memory_interval)
+            await asyncio.sleep(max(0.01, min(dues)))
+
+    async def _check_memory(self, limit: int) -> None:
+        assert self.execution is not None
+        usage = await asyncio.to_thread(self.execution.usage)
+        if usage.resident > limit << 10:
+            self._record(usage)
+            reason = f"the job uses {usage.resident >> 10} MiB of memory, its RequestMemory is {limit} MiB"
+            self.end(End.HELD, reason, code=HoldReasonCode.JOB_OUT_OF_RESOURCES, fast=True)
+
+    # -- saying so ---------------------------------------------------------------------------------------------
+
+    def _outcome(self) -> dict[str, Any]:
+        ad = self.job.ad
+        names = ("ExitCode", "ExitSignal", "JobDuration", "HoldReason", "RemoveReason")
+        return {name: ad[name] for name in names if name in ad}
+
+    def _log(self, what: str, level: int = logging.INFO, **fields: Any) -> None:
+        event(log, f"job {what}", level, job=self.job.id, slot=self.slot.name, **fields)
+
+
+def _error_body(reason: str) -> bytes:
+    return (reason if reason.startswith("ERROR:") else f"ERROR: {reason}").encode("utf-8", "replace")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
