@@ -190,7 +190,7 @@ class _Apt:
 
     @staticmethod
     def _status(scratch: Path) -> Path:
-        """What apt shall believe is installed: all that is, but Erlang; half a tree here, half in /usr would not run."""
+        """What apt shall believe is installed: all but Erlang, of which half here and half in /usr would not run."""
         status = scratch / "status"
         stanzas = Path("/var/lib/dpkg/status").read_text(errors="replace").split("\n\n")
         erlang = re.compile(r"^Package: (erlang-|rabbitmq)|^(Pre-)?Depends:.*\berlang-", re.MULTILINE)
@@ -210,7 +210,7 @@ class _Apt:
 
     def download(self) -> None:
         names = self._needed()
-        say(f"no RabbitMQ here: downloading the distribution's, {len(names)} packages, about 35 MB; nothing is installed")
+        say(f"no RabbitMQ here: downloading the distribution's, {len(names)} packages, 35 MB; nothing gets installed")
         self._run("download", "-q", *names, show=True)
 
     def _needed(self) -> list[str]:

@@ -14,7 +14,7 @@ import aiormq
 import psutil
 import pytest
 
-from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ, answers_amqp, free_ports
+from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ, answers_amqp, free_ports, lets_in
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("rabbitmq.py"))]
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,6 +104,11 @@ def test_only_loopback_is_listened_on(rabbitmq: PrivateRabbitMQ) -> None:
     assert len(listening) >= 3
 
 
+def test_a_broker_that_refuses_the_user_is_told_from_one_that_accepts(rabbitmq: PrivateRabbitMQ) -> None:
+    assert lets_in("127.0.0.1", rabbitmq.port, "guest", "guest")
+    assert not lets_in("127.0.0.1", rabbitmq.port, "guest", "wrong")
+
+
 def test_extra_configuration_reaches_the_broker(new_rabbitmq: NewRabbitMQ) -> None:
     broker = new_rabbitmq(config=["consumer_timeout = 20000"])
     assert "20000" in broker.ctl("eval", "application:get_env(rabbit, consumer_timeout).")
@@ -130,7 +135,7 @@ async def test_three_nodes_make_a_cluster_that_survives_one(new_rabbitmq: NewRab
         channel = await connection.channel()
         await channel.queue_declare(queue_name, durable=True, arguments={"x-queue-type": "quorum"})
         await channel.basic_publish(b"kept", routing_key=queue_name)
-    first.kill()
+    third.kill()
     assert await first_message(second.url, queue_name) == b"kept"
 
 
