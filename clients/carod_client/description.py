@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypedDict
@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from carod.amqp import Body
 from carod.arguments import ArgumentsError, join_arguments, join_environment
 from carod.classad import ClassAd, ClassAdSyntaxError, Expr, parse, unparse
+from carod.job import Reply
 from carod_client.errors import BadJob
 from carod_client.inputs import BUILT_AT_ONCE, AnyPath, Inputs, Member, build, members
 
@@ -41,6 +42,8 @@ class CommonOptions(TypedDict, total=False):
     """Whether the job and its replies survive a restart of the broker. Default: as the reply queue does."""
     check: bool
     """Raise JobFailed for a job that ends with another code than 0, or by a signal."""
+    on_update: Callable[[Reply], None] | None
+    """Called in the event loop with each reply as it comes; it must not block or raise."""
 
 
 class JobOptions(CommonOptions, total=False):
@@ -133,9 +136,7 @@ def describe(
 def checked_id(message_id: str) -> str:
     """A message id that fits its property. Raises BadJob."""
     if not isinstance(message_id, str) or not 0 < len(message_id.encode("utf-8", "replace")) <= LONGEST_NAME:
-        raise BadJob(
-            f"message_id {message_id!r} is not a text of 1 to {LONGEST_NAME} bytes; leave it out for a uuid"
-        )
+        raise BadJob(f"message_id {message_id!r} is not a text of 1 to {LONGEST_NAME} bytes; leave it out for a uuid")
     return message_id
 
 
@@ -153,9 +154,7 @@ def _from_inputs(command: str, files: list[Member]) -> tuple[str, list[Member]]:
     name = str(PurePosixPath(command))
     here = Path(command)
     for file in files:
-        same_file = (
-            file.path is not None and here.is_file() and file.path.exists() and file.path.samefile(here)
-        )
+        same_file = file.path is not None and here.is_file() and file.path.exists() and file.path.samefile(here)
         if not file.is_directory and (file.name == name or same_file):
             return file.name, files
     if "/" in command and here.is_file():
@@ -174,9 +173,7 @@ def _from_inputs(command: str, files: list[Member]) -> tuple[str, list[Member]]:
 
 def _with(files: list[Member], added: Member) -> list[Member]:
     if any(file.name == added.name for file in files):
-        raise BadJob(
-            f"an input is named {added.name!r}, a name that is needed for another file; rename the input"
-        )
+        raise BadJob(f"an input is named {added.name!r}, a name that is needed for another file; rename the input")
     return [*files, added]
 
 
@@ -214,9 +211,7 @@ def _expression(name: str, value: str | Expr) -> Expr:
 
 def _sendable(name: str, value: Any) -> Any:
     if not isinstance(name, str) or not _ATTRIBUTE_NAME.match(name) or len(name) > LONGEST_NAME:
-        raise BadJob(
-            f"attribute name {name!r}: a name is letters, digits and underscores, not starting with a digit"
-        )
+        raise BadJob(f"attribute name {name!r}: a name is letters, digits and underscores, not starting with a digit")
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:

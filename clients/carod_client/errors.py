@@ -1,4 +1,3 @@
-# ruff: noqa: N818 (named after what happened, as asyncio.TimeoutError is not: `except JobHeld` reads well)
 """What can go wrong, one class a case, all of them `GridError`. Each text says what, which value, and the
 mend.
 """
@@ -98,9 +97,7 @@ class JobFailed(JobError):
     def __init__(self, result: Result) -> None:
         how = f"exit code {result.exit_code}" if result.signal is None else f"signal {result.signal}"
         last = result.stderr.decode("utf-8", "replace").strip().rpartition("\n")[2]
-        super().__init__(
-            f"job {result.job_id} ended with {how}{': ' + last if last else ''}", result.job_id, result.ad
-        )
+        super().__init__(f"job {result.job_id} ended with {how}{': ' + last if last else ''}", result.job_id, result.ad)
         self.result = result
 
 

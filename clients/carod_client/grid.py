@@ -113,6 +113,8 @@ class Grid:
             await self._connect()
         except BaseException as error:
             await self._transport.close()
+            if isinstance(error, ConnectionLost):
+                raise BrokerLost(f"{error}; is a broker running there? (CAROD_BROKER names another)") from None
             if isinstance(error, TransportError):
                 raise from_transport(error) from None
             raise
@@ -215,14 +217,25 @@ class Grid:
             parcel, args, attributes=options.get("attributes"), env=options.get("env"),
             outputs=options.get("outputs"), requirements=options.get("requirements"),
         )  # fmt: skip
-        durable = options.get("durable")
+        priority, durable = _priority(options.get("priority")), options.get("durable")
         await self._connected()
         message = job_message(
             ad, reply_to=self._reply_queue, message_id=job_id, body=body, expiration=expires,
-            priority=_priority(options.get("priority")),
-            durable=self._named_reply_queue is not None if durable is None else durable,
+            priority=priority, durable=self._named_reply_queue is not None if durable is None else durable,
         )  # fmt: skip
-        return await self._publish_job(message, timeout, expires, options.get("check", False), on_done)
+        handle = Handle(
+            self, job_id, timeout=timeout, expires=expires, check=options.get("check", False),
+            on_update=options.get("on_update"), on_done=self._done(on_done),
+        )  # fmt: skip
+        self._handles[job_id] = handle  # before it is sent: its reply may overtake the broker's confirm
+        try:
+            async with asyncio.timeout(timeout):
+                await self._transport.publish(message, Address("", self.queue))
+        except BaseException as error:
+            self._handles.pop(job_id, None)
+            handle.drop()
+            raise self._why_not_sent(error, job_id, timeout) from None
+        return handle
 
     def attach(self, job_id: str, *, timeout: float | None = None, check: bool = False) -> Handle:
         """A handle for a job that an earlier process sent with the same durable `reply_queue`."""
@@ -316,34 +329,11 @@ class Grid:
 
     # -- the connection --------------------------------------------------------------------------------------
 
-    async def _publish_job(
-        self,
-        message: Message,
-        timeout: float | None,
-        expires: float | None,
-        check: bool,
-        on_done: Callable[[Handle], None] | None,
-    ) -> Handle:
-        job_id = message.message_id or ""
-        handle = Handle(
-            self, job_id, timeout=timeout, expires=expires, check=check, on_done=self._done(on_done)
-        )
-        self._handles[job_id] = handle  # before it is sent: its reply may overtake the broker's confirm
-        try:
-            async with asyncio.timeout(timeout):
-                await self._transport.publish(message, Address("", self.queue))
-        except BaseException as error:
-            self._handles.pop(job_id, None)
-            handle.drop()
-            raise self._why_not_sent(error, job_id, timeout) from None
-        return handle
-
     def _why_not_sent(self, error: BaseException, job_id: str, timeout: float | None) -> BaseException:
         broker = self.endpoint.safe_url
         if isinstance(error, Unroutable):
             return NoQueue(
-                f"no queue {self.queue!r} on broker {broker}: is a node running? "
-                f"(carod start --broker {broker} --queue {self.queue})"
+                f"no queue {self.queue!r} on broker {broker}: is a node running? (carod start --queue {self.queue})"
             )
         if isinstance(error, TimeoutError):
             return JobTimeout(f"job {job_id}: broker {broker} did not take it within {timeout:g} s", job_id)

@@ -43,6 +43,7 @@ class Handle:
         timeout: float | None = None,
         expires: float | None = None,
         check: bool = False,
+        on_update: Callable[[Reply], None] | None = None,
         on_done: Callable[[Handle], None] | None = None,
     ) -> None:
         self.id = job_id
@@ -51,7 +52,7 @@ class Handle:
         self._grid = grid
         self._check = check
         self._timeout, self._expires = timeout, expires
-        self._on_done = on_done
+        self._on_update, self._on_done = on_update, on_done
         self._outcome: Result | GridError | None = None
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
@@ -142,6 +143,8 @@ class Handle:
         if self._outcome is not None:
             return
         self.replies.append(reply)
+        if self._on_update is not None:
+            self._on_update(reply)
         if reply.status is JobStatus.RUNNING and self._running_since is None:
             self._running_since = self._loop.time()
         if reply.final:

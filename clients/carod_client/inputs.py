@@ -68,9 +68,7 @@ def members(inputs: Inputs) -> list[Member]:
         for parent in PurePosixPath(name).parents:
             above = found.get(str(parent))
             if above is not None and not above.is_directory:
-                raise BadJob(
-                    f"input {name!r} lies below {str(parent)!r}, which is an input file, not a directory"
-                )
+                raise BadJob(f"input {name!r} lies below {str(parent)!r}, which is an input file, not a directory")
     return [found[name] for name in sorted(found)]
 
 
@@ -83,7 +81,7 @@ def build(entries: Iterable[Member]) -> Body:
     entries = list(entries)
     if not entries:
         return b""
-    spool = tempfile.SpooledTemporaryFile(max_size=HELD_IN_MEMORY, prefix="carod-inputs-")  # noqa: SIM115
+    spool = tempfile.SpooledTemporaryFile(max_size=HELD_IN_MEMORY, prefix="carod-inputs-")
     try:
         with zipfile.ZipFile(spool, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION) as archive:
             for entry in entries:
@@ -118,9 +116,7 @@ def _each(inputs: Inputs) -> Iterator[Member]:
         elif isinstance(what, str | os.PathLike):
             yield from _from_path(what, name)
         else:
-            raise BadJob(
-                f"input {what!r} is a {type(what).__name__}; an input is a path, or a pair (name, bytes)"
-            )
+            raise BadJob(f"input {what!r} is a {type(what).__name__}; an input is a path, or a pair (name, bytes)")
 
 
 def _from_path(given: AnyPath, name: str | None) -> Iterator[Member]:
@@ -131,18 +127,14 @@ def _from_path(given: AnyPath, name: str | None) -> Iterator[Member]:
     except (OSError, ValueError) as error:
         raise BadJob(f"input {text!r}: {_why(error)}; paths are relative to {os.getcwd()!r}") from None
     if name is None:
-        contents_only = stat.S_ISDIR(kind.st_mode) and (
-            text.endswith(os.sep) or path.resolve().name != path.name
-        )
+        contents_only = stat.S_ISDIR(kind.st_mode) and (text.endswith(os.sep) or path.resolve().name != path.name)
         name = "" if contents_only else path.name
     else:
         name = _safe(name)
     yield from _walk(path, name, kind, ())
 
 
-def _walk(
-    path: Path, name: str, kind: os.stat_result, above: tuple[tuple[int, int], ...]
-) -> Iterator[Member]:
+def _walk(path: Path, name: str, kind: os.stat_result, above: tuple[tuple[int, int], ...]) -> Iterator[Member]:
     if stat.S_ISREG(kind.st_mode):
         if not os.access(path, os.R_OK):
             raise BadJob(f"input {str(path)!r} can't be read by this user; check its permissions")
@@ -167,9 +159,7 @@ def _safe(name: str) -> str:
     """A name that stays in the job's directory, without `./`; raises BadJob for any other."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\0" in name:
-        raise BadJob(
-            f"input name {name!r} does not lie in the job's directory; give a relative name without '..'"
-        )
+        raise BadJob(f"input name {name!r} does not lie in the job's directory; give a relative name without '..'")
     return str(pure)
 
 

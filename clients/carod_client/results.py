@@ -91,16 +91,8 @@ class Results:
         target = os.fsdecode(self.read(entry.filename))
         parts = PurePosixPath(target).parts
         up = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
-        if (
-            target.startswith("/")
-            or not target
-            or ".." in parts[up:]
-            or up >= len(name.parts)
-            or "\0" in target
-        ):
-            raise BadArchive(
-                f"the results' link {entry.filename!r} -> {target!r} may lead out; nothing unpacked"
-            )
+        if target.startswith("/") or not target or ".." in parts[up:] or up >= len(name.parts) or "\0" in target:
+            raise BadArchive(f"the results' link {entry.filename!r} -> {target!r} may lead out; nothing unpacked")
         return target
 
     def _entries(self) -> list[zipfile.ZipInfo]:
@@ -171,14 +163,10 @@ def _inside(entry: zipfile.ZipInfo) -> PurePosixPath:
     """The entry's name, if it stays below the directory it is unpacked to and is a file or directory."""
     pure = PurePosixPath(entry.filename)
     if pure.is_absolute() or ".." in pure.parts or not pure.parts or "\\" in entry.filename:
-        raise BadArchive(
-            f"the results hold {entry.filename!r}, which would land outside; nothing was unpacked"
-        )
+        raise BadArchive(f"the results hold {entry.filename!r}, which would land outside; nothing was unpacked")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in (0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-        raise BadArchive(
-            f"the results hold {entry.filename!r}, which is a device or socket; nothing was unpacked"
-        )
+        raise BadArchive(f"the results hold {entry.filename!r}, which is a device or socket; nothing was unpacked")
     return pure
 
 

@@ -1,0 +1,167 @@
+"""The command `carod submit`: run a program on the grid as if it ran here."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from carod.amqp import BadEndpoint
+from carod.classad import ClassAd
+from carod.job import JobError as HeaderError
+from carod.job import read_headers
+from carod_client.errors import GridError
+from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL, Grid
+from carod_client.report import OWN_FAILURE, Report
+from carod_client.submission import Submission, exit_code_of
+
+INTERRUPTED = 130
+
+
+class _Command(click.Command):
+    """Usage errors end with 125 too: any lower code is a job's."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.exit_code = OWN_FAILURE  # type: ignore[misc]
+            raise
+
+
+def _attributes(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
+    ad = ClassAd()
+    for text in given:
+        name, equals, source = text.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=EXPR; write for instance RequestMemory=512")
+        try:
+            read_headers({name: source.strip()}, ad)
+        except HeaderError as error:
+            raise click.BadParameter(str(error).removeprefix("ERROR: header ")) from None
+    return dict(ad)
+
+
+def _environment(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    variables = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{text!r} is not NAME=VALUE; write for instance LANG=C")
+        variables[name] = value
+    return variables
+
+
+@click.command(cls=_Command, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.option(
+    "--broker", envvar=["CAROD_BROKER", "_CAROD_BROKER_URL"], default=DEFAULT_URL, metavar="URL",
+    help="The broker. Default: $CAROD_BROKER, or RabbitMQ on this machine.",
+)  # fmt: skip
+@click.option(
+    "--queue", envvar="_CAROD_BROKER_QUEUE", default=DEFAULT_QUEUE, metavar="NAME", show_default=True,
+    help="The job queue.",
+)  # fmt: skip
+@click.option(
+    "-i", "--input", "inputs", multiple=True, metavar="FILE|DIR",
+    help="Send a file or directory along; DIR/ with a slash sends what is in it. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "-o", "--output", metavar="DIR", type=click.Path(file_okay=False, path_type=Path),
+    help="Unpack what the job left here; a sweep's into DIR/0, DIR/1, ...",
+)  # fmt: skip
+@click.option(
+    "-a", "--attr", "attributes", multiple=True, metavar="NAME=EXPR", callback=_attributes,
+    help="Set an attribute of the job ad to a ClassAd expression. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "-e", "--env", multiple=True, metavar="NAME=VALUE", callback=_environment,
+    help="Set an environment variable of the job. Repeatable.",
+)  # fmt: skip
+@click.option(
+    "--stdin", metavar="FILE", type=click.File("rb"),
+    help="The job's standard input; - is this command's own.",
+)  # fmt: skip
+@click.option(
+    "-n", "--count", metavar="N", type=click.IntRange(min=1),
+    help="Run N jobs, a sweep. {n} in ARGS, --input and --env is 0 to N-1, and so is attribute ProcId.",
+)  # fmt: skip
+@click.option(
+    "--in-flight", metavar="N", type=click.IntRange(min=1), default=100, show_default=True,
+    help="Jobs of a sweep that are out at a time.",
+)  # fmt: skip
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+    help="Give up on a job after so long, all in all.",
+)  # fmt: skip
+@click.option(
+    "--expires", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+    help="Don't start a job that waited so long in the queue.",
+)  # fmt: skip
+@click.option(
+    "--priority", metavar="N", type=click.IntRange(0, 255),
+    help="Larger goes first, if the queue has priorities.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: updates, results, errors.")
+@click.option("-q", "--quiet", is_flag=True, help="Print what the job prints, and errors; no status, no bar.")
+@click.argument("command", metavar="-- CMD [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
+def submit(
+    broker: str,
+    queue: str,
+    command: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Run CMD on the grid; its output comes out here, its exit code is this command's.
+
+    CMD is an absolute path on the node's machine, or a file that is sent along: one of the inputs, or a local
+    file written with a slash, such as ./job.sh.
+
+    \b
+    Examples:
+      carod submit -- /bin/echo Hello
+      carod submit --input scenario.json --output results -- ./price.py scenario.json
+      carod submit --attr RequestMemory=512 --env LANG=C --timeout 60 -- /usr/bin/env
+      echo data | carod submit --stdin - -- /usr/bin/sort
+      carod submit --count 200 -i 'scenarios/{n}.json' -o out -- ./price.py '{n}.json'
+      carod submit --json -- /bin/hostname | jq -r 'select(.event == "result").stdout'
+
+    \b
+    Exit code:
+      0-255    the job's own; 128 + the signal's number if it was killed
+      124      timed out
+      125      never ran or gave no result: refused, held, removed, expired,
+               no broker, wrong usage
+      130      interrupted (Ctrl-C): jobs that run are removed, jobs that still
+               wait in the queue can't be called back
+      A sweep ends with the highest of its jobs' codes.
+
+    Status and progress go to a terminal only: in a pipe there is nothing but what the job prints.
+    """
+    report = Report(as_json=as_json, quiet=quiet, sweep=settings["count"])
+    submission = Submission(report=report, command=command, **settings)
+    try:
+        code = asyncio.run(_run(submission, broker, queue))
+    except (GridError, BadEndpoint) as error:
+        report.own_failure(error)
+        code = exit_code_of(error)
+    except KeyboardInterrupt:
+        report.interrupted(submission.left_behind)
+        code = INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        sys.stderr.close()
+        code = 128 + 13
+    sys.exit(code)
+
+
+async def _run(submission: Submission, broker: str, queue: str) -> int:
+    async with Grid(broker, queue) as grid:
+        return await submission.run(grid)
+
+
+if __name__ == "__main__":
+    submit(prog_name="carod submit")
