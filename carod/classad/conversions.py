@@ -198,7 +198,10 @@ def _multiple(value: Any, number: float, step: Any, size: float) -> Any:
     if (step == 0) if type(step) is int else (abs(size) <= 1e-8):
         return value
     ratio = number / size
-    return float(math.ceil(ratio)) * size if math.isfinite(ratio) else ratio * size
+    if not math.isfinite(ratio):
+        return ratio * size
+    # C's ceil() keeps the sign of a zero.
+    return math.copysign(float(math.ceil(ratio)), ratio) * size if ratio <= 0 else math.ceil(ratio) * size
 
 
 @function("random", takes=(0, 1))

@@ -195,9 +195,7 @@ def unresolved(state: State, arguments: Sequence[Any]) -> Any:
     outer = state.current
     _collect(state, found[0], found[1], names)
     state.current = outer
-    shown = [
-        names[key].split(".", 1)[-1] if key.startswith("target.") else names[key] for key in sorted(names)
-    ]
+    shown = [names[key].split(".", 1)[-1] if key.startswith("target.") else names[key] for key in sorted(names)]
     if len(arguments) == 1:
         return ",".join(shown)
     pattern = arguments[1]._eval(state)

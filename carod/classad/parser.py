@@ -100,9 +100,7 @@ def integer(digits: str, text: str, position: int) -> int:
         return int(digits)
     value = int(digits) if len(digits) <= 20 else 1 << 63
     if not -(1 << 63) <= value < 1 << 63:
-        raise ClassAdSyntaxError(
-            "an integer that does not fit in 64 bits (write it as a real)", text, position
-        )
+        raise ClassAdSyntaxError("an integer that does not fit in 64 bits (write it as a real)", text, position)
     return value
 
 
@@ -211,9 +209,7 @@ class _TokenError(Exception):
 
 
 # After these a minus is an operator, elsewhere it belongs to the number it touches (HTCondor's lexer).
-_OPERANDS = frozenset(
-    {"INTEGER", "REAL", "STRING", "WORD", "NAME", "QUOTED_NAME", "DOT", "RSQB", "RPAR", "RBRACE"}
-)
+_OPERANDS = frozenset({"INTEGER", "REAL", "STRING", "WORD", "NAME", "QUOTED_NAME", "DOT", "RSQB", "RPAR", "RBRACE"})
 _OPENING = frozenset({"LPAR", "LSQB", "LBRACE"})
 _CLOSING = frozenset({"RPAR", "RSQB", "RBRACE"})
 
@@ -297,9 +293,7 @@ def _add_line(ad: ClassAd, line: str, text: str, position: int) -> None:
         ad[name] = parse_value(new_style(source))
     except ClassAdSyntaxError as error:
         start = position + match.end() + len(source) - len(source.lstrip())
-        raise ClassAdSyntaxError(
-            error.problem, text, max(start, position + match.end() + error.column - 1)
-        ) from None
+        raise ClassAdSyntaxError(error.problem, text, max(start, position + match.end() + error.column - 1)) from None
 
 
 # In old style a backslash is itself, but before a quote that does not end the line.

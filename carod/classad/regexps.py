@@ -165,9 +165,7 @@ def _substitute(state: State, values: Sequence[Any], more_options: str) -> Any:
     return ERROR if result is None else from_bytes(result)
 
 
-def _replaced(
-    state: State, compiled: Pattern[bytes], data: bytes, replacement: bytes, options: str
-) -> bytes | None:
+def _replaced(state: State, compiled: Pattern[bytes], data: bytes, replacement: bytes, options: str) -> bytes | None:
     """`data` with its matches replaced, without option f the replacements alone; None if that fails."""
     whole, every = "f" in options, "g" in options
     out: list[bytes] = []

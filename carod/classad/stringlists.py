@@ -79,9 +79,7 @@ def _member(change: Callable[[str], str]) -> Callable[[State, Sequence[Any]], An
     def body(state: State, values: Sequence[Any]) -> Any:
         wanted, text = values[0], values[1]
         separators = _separators(values)
-        if separators is ERROR or not all(
-            type(value) is str or value is UNDEFINED for value in (wanted, text)
-        ):
+        if separators is ERROR or not all(type(value) is str or value is UNDEFINED for value in (wanted, text)):
             return ERROR
         if wanted is UNDEFINED and text is UNDEFINED:
             return UNDEFINED
@@ -101,16 +99,14 @@ def _subset(change: Callable[[str], str]) -> Callable[[State, Sequence[Any]], An
     def body(state: State, values: Sequence[Any]) -> Any:
         left, right = values[0], values[1]
         separators = _separators(values)
-        if separators is ERROR or not all(
-            type(value) is str or value is UNDEFINED for value in (left, right)
-        ):
+        if separators is ERROR or not all(type(value) is str or value is UNDEFINED for value in (left, right)):
             return ERROR
         if left is UNDEFINED and right is UNDEFINED:
             return UNDEFINED
         wanted = {change(item) for item in items(state, left, separators)} if left is not UNDEFINED else set()
-        there = (
-            {change(item) for item in items(state, right, separators)} if right is not UNDEFINED else set()
-        )
+        there = {change(item) for item in items(state, right, separators)} if right is not UNDEFINED else set()
+        if left and not wanted and left is not UNDEFINED:
+            return False  # to HTCondor text of nothing but separators is no empty list
         return wanted <= there
 
     return body

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from .conversions import to_real, truncate
@@ -277,38 +277,28 @@ def format_time(state: State, values: Sequence[Any]) -> Any:
         return _formatted(form, tuple(time.localtime()))
     value = _as_time(values[0])
     if isinstance(value, datetime):
-        when = _parts(value)
-    elif type(value) in SCALARS or not hasattr(value, "entries"):
+        return _formatted(form, (*_parts(value).timetuple()[:8], 0))
+    if type(value) in SCALARS or not hasattr(value, "entries"):
         return ERROR
-    else:
-        split = _from_split(state, value)
-        if split is None:
-            return ERROR
-        when = split
-    fields = when.timetuple()
-    return _formatted(form, (*fields[:8], 0))
+    fields = _from_split(state, value)
+    return ERROR if fields is None else _formatted(form, fields)
 
 
-def _from_split(state: State, ad: Any) -> datetime | None:
-    """The time in an ad like splitTime()'s; missing parts are zero."""
+def _from_split(state: State, ad: Any) -> tuple[int, ...] | None:
+    """Python's time tuple for an ad like splitTime()'s, whose parts need not make a date that exists."""
 
-    def part(name: str) -> int:
+    def part(name: str, default: int) -> int:
         entry = ad.entries.get(name)
-        value = state.within(entry[1], ad) if entry else 0
-        return value if type(value) is int else 0
+        value = state.within(entry[1], ad) if entry else default
+        return value if type(value) is int else default
 
+    year, month, day = part("year", 1900), part("month", 1), part("day", 0)
     try:
-        return datetime(
-            part("year"),
-            part("month"),
-            part("day"),
-            part("hours"),
-            part("minutes"),
-            part("seconds"),
-            tzinfo=UTC,
-        )
+        ordinal = date(year, month, 1).toordinal() + day - 1
+        weekday, yearday = (ordinal + 6) % 7, ordinal - date(year, 1, 1).toordinal() + 1
     except (ValueError, OverflowError):
         return None
+    return (year, month, day, part("hours", 0), part("minutes", 0), part("seconds", 0), weekday, yearday, 0)
 
 
 def _formatted(form: str, fields: Any) -> Any:

@@ -130,9 +130,7 @@ def unparse(value: Value | Expr, *, canonical: bool = False) -> str:
         return "{ " + separator.join([unparse(item, canonical=canonical) for item in value]) + " }"
     text = getattr(value, "unparse", None)
     if text is None:
-        raise TypeError(
-            f"{kind.__name__} is no ClassAd value: use int, float, str, bool, list, ClassAd or a time"
-        )
+        raise TypeError(f"{kind.__name__} is no ClassAd value: use int, float, str, bool, list, ClassAd or a time")
     return str(text(canonical=canonical))
 
 
