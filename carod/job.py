@@ -23,11 +23,11 @@ STRING_ATTRIBUTES = frozenset(
 """Attributes that are strings by definition (section 2, "bare strings"), in lower case."""
 
 NODE_ATTRIBUTES = frozenset(
-    """JobState JobPid NumPids RemoteUserCpu RemoteSysCpu ImageSize ResidentSetSize DiskUsage RemoteHost ExitBySignal
-    ExitCode ExitSignal ExitReason JobDuration CompletionDate TransferOutputRefused HoldReason HoldReasonCode
-    RemoveReason LastRejMatchReason AuthenticatedIdentity""".split()
+    """jobstate jobpid numpids remoteusercpu remotesyscpu imagesize residentsetsize diskusage remotehost exitbysignal
+    exitcode exitsignal exitreason jobduration completiondate transferoutputrefused holdreason holdreasoncode
+    removereason lastrejmatchreason authenticatedidentity""".split()
 )
-"""What only a node says of a job (section 4): a client's own are dropped."""
+"""What only a node says of a job (section 4), in lower case: a client's own are dropped."""
 
 
 class JobStatus(IntEnum):
@@ -112,7 +112,7 @@ class Job:
             read_headers(headers, job.ad)
         except JobError as error:
             job.problem = error
-        for name in NODE_ATTRIBUTES:
+        for name in [name for name in headers if name.lower() in NODE_ATTRIBUTES]:
             job.ad.pop(name, None)
         if message.user_id is not None:
             job.ad["AuthenticatedIdentity"] = message.user_id
@@ -147,8 +147,8 @@ class Job:
 
     def short_reply(self, status: JobStatus, state: str | None, *, body: Body = b"") -> Message:
         """A reply with the node's own attributes only, for an ad too large to send back."""
-        names = {*NODE_ATTRIBUTES, "NumJobStarts", "JobStartDate"}
-        ad = ClassAd({name: value for name, value in self.ad.items() if name in names})
+        names = {*NODE_ATTRIBUTES, "numjobstarts", "jobstartdate"}
+        ad = ClassAd({name: value for name, value in self.ad.items() if name.lower() in names})
         ad["AdTooLarge"] = True
         return Job(self.id, ad, self.reply_to, durable=self.durable).reply(status, state, body=body)
 

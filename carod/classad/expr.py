@@ -32,7 +32,7 @@ class NestingError(ValueError):
     """A tree deeper than `MAX_DEPTH`."""
 
 
-class Abort(Exception):  # noqa: N818 - not an error to anyone outside: evaluate() turns it into ERROR
+class Abort(Exception):
     """The evaluation as a whole fails: out of budget, or a reference that HTCondor refuses to evaluate."""
 
 

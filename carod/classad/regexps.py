@@ -38,7 +38,7 @@ def _translate(match: re.Match[bytes]) -> bytes:
 
 
 @lru_cache(maxsize=128)
-def _compiled(pattern: str, options: str) -> Pattern[bytes] | None:
+def _compiled(pattern: str, options: str, longer: bool) -> Pattern[bytes] | None:
     import regex
 
     flags = 0
@@ -49,6 +49,9 @@ def _compiled(pattern: str, options: str) -> Pattern[bytes] | None:
         source = to_bytes(pattern)
         if b"\\" in source:
             source = _DIALECT.sub(_translate, source)
+        if longer:
+            # Only here, and not empty: \G is where the search starts. The line's end is for a comment under x.
+            source = rb"\G(?:" + source + (b"\n" if "x" in options else b"") + rb")(?!\G)"
         return regex.compile(source, flags)
     except (
         regex.error,
@@ -64,12 +67,15 @@ def _compiled(pattern: str, options: str) -> Pattern[bytes] | None:
         return None
 
 
-def compile_pattern(state: State, pattern: str, options: str) -> Pattern[bytes] | None:
-    """The compiled pattern; None if it is none."""
+def compile_pattern(state: State, pattern: str, options: str, *, longer: bool = False) -> Pattern[bytes] | None:
+    """The compiled pattern, if `longer` for matches that start where the search does and are not empty.
+
+    None if `pattern` is none.
+    """
     state.charge(len(pattern) << 4)
     if len(pattern) > MAX_PATTERN:
         return None
-    return _compiled(pattern, "".join(sorted(set(options) & set("imsx"))))
+    return _compiled(pattern, "".join(sorted(set(options) & set("imsx"))), longer)
 
 
 def search(state: State, compiled: Pattern[bytes], data: bytes, start: int = 0) -> Match[bytes] | None:
@@ -155,37 +161,49 @@ def _substitute(state: State, values: Sequence[Any], more_options: str) -> Any:
     if any(type(value) is not str for value in values):
         return ERROR
     options = (values[3] if len(values) == 4 else "") + more_options
-    compiled = compile_pattern(state, values[0], options)
-    if compiled is None:
-        return ERROR
     try:
-        result = _replaced(state, compiled, to_bytes(values[1]), to_bytes(values[2]), options)
+        result = _replaced(state, values[0], to_bytes(values[1]), to_bytes(values[2]), options)
     except TimeoutError:
         return ERROR
     return ERROR if result is None else from_bytes(result)
 
 
-def _replaced(state: State, compiled: Pattern[bytes], data: bytes, replacement: bytes, options: str) -> bytes | None:
+def _replaced(state: State, pattern: str, data: bytes, replacement: bytes, options: str) -> bytes | None:
     """`data` with its matches replaced, without option f the replacements alone; None if that fails."""
+    compiled = compile_pattern(state, pattern, options)
     whole, every = "f" in options, "g" in options
     out: list[bytes] = []
     size = position = 0
-    while True:
+    after_empty = False
+    while compiled is not None:
         match = search(state, compiled, data, position)
+        if match is None and after_empty:
+            # The rule of PCRE's manual for going on after an empty match: nothing longer here, so one byte on.
+            if position >= len(data):
+                return None  # HTCondor fails when an empty match is the last
+            out.append(data[position : position + 1])
+            position += 1
+            compiled = compile_pattern(state, pattern, options)
+            after_empty = False
+            continue
         if match is None:
             break
         if whole:
             out.append(data[position : match.start()])
         expanded = _expand(match, replacement)
-        if expanded is None or (every and match.end() == match.start()):
-            return None  # HTCondor refuses to replace every empty match
+        if expanded is None:
+            return None
         out.append(expanded)
-        size += len(out[-1])
-        position = match.end()
+        size += len(expanded)
         if size > MAX_STRING:
             raise Abort
+        position = match.end()
         if not every:
             break
+        after_empty = match.start() == position
+        compiled = compile_pattern(state, pattern, options, longer=after_empty)
+    if compiled is None:
+        return None
     if whole:
         out.append(data[position:])
     return b"".join(out)

@@ -161,7 +161,6 @@ class Spawner:
         self._nursery = nursery
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execution: Execution | None = None
-        self._count = 0
         self._socket = nursery.fork(slot, user, directory, cgroup)
         self._socket.setblocking(False)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
@@ -175,10 +174,10 @@ class Spawner:
         async with asyncio.timeout(READY_TIMEOUT):
             await self._ready
 
-    def new_directory(self) -> str:
-        """A path for the next job's directory, not used before by this node."""
-        self._count += 1
-        return f"{self.directory}/dir_{self.pid}_{self._count}"
+    @property
+    def job_directory(self) -> str:
+        """Where its jobs run, one after the other."""
+        return f"{self.directory}/dir_{self.pid}"
 
     def run(self, files: JobFiles, archive: bytes | BinaryIO) -> Execution:
         """Start a job; its end is a future, which raises SpawnerError if the spawner dies. One at a time."""
@@ -230,6 +229,7 @@ class Spawner:
             execution.pid = frame["started"]
             return
         self._execution = None
+        execution.pid = frame.get("pid", 0)
         if frame.get("survivors"):
             self._kill_survivors(frame["survivors"])
         cpu = frame.get("cpu", (0.0, 0.0))

@@ -27,6 +27,7 @@ import signal
 import socket
 import stat
 import sys
+import time
 from typing import Any, BinaryIO, NoReturn
 
 if __name__ == "__main__":  # started without site-packages, to be small: our own rooms are found from this file
@@ -40,6 +41,8 @@ FAILED_TO_CREATE_PROCESS, UNABLE_TO_OPEN_OUTPUT, UNABLE_TO_OPEN_INPUT = 6, 7, 8 
 TRANSFER_OUTPUT_ERROR, TRANSFER_INPUT_ERROR, IWD_ERROR = 12, 13, 14
 ROUNDS = 200
 """Times 50 ms that a killed process tree has to be gone; what is still there then waits for a device, or is root's."""
+SHORT = 10
+"""Milliseconds within which a job's end makes saying that it has started needless: each frame wakes the node."""
 DEFAULT_SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -149,19 +152,18 @@ class Spawner:
             self._end_tree()
             channel.send(self.node, {"failed": str(failure), "code": failure.code})
         else:
-            channel.send(self.node, {"started": pid})
             status = self._wait(pid)
             survivors = self._end_tree()
-            self._report(spec, status, survivors)
+            self._report(spec, pid, status, survivors)
         finally:
             os.chdir("/")
-            _remove(directory)
+            _clear(directory)
 
     # -- before ------------------------------------------------------------------------------------------------
 
     def _prepare(self, spec: dict[str, Any], blob: bytes | BinaryIO) -> None:
         directory = spec["directory"]
-        os.mkdir(directory, 0o700)
+        _make_empty(directory)
         if blob:
             archive: BinaryIO = io.BytesIO(blob) if isinstance(blob, bytes) else blob
             with archive:
@@ -178,7 +180,7 @@ class Spawner:
     def _spawn(self, spec: dict[str, Any]) -> int:
         directory, cmd = spec["directory"], spec["cmd"]
         program = cmd if os.path.isabs(cmd) else _inside(directory, cmd, "Cmd", FAILED_TO_CREATE_PROCESS)
-        iwd = spec["iwd"]
+        iwd = spec["iwd"] or directory
         if not os.path.isabs(iwd):
             iwd = _inside(directory, iwd, "Iwd", IWD_ERROR)
         try:
@@ -205,11 +207,15 @@ class Spawner:
         process = os.pidfd_open(pid)
         watch.register(process, select.POLLIN)
         watch.register(self.node, select.POLLIN)
-        timeout: int | None = None
+        timeout: int | None = SHORT
+        announced = False
         try:
             while True:
                 events = watch.poll(timeout)
-                if not events:  # it has had its time to end by itself
+                if not events and not announced:
+                    channel.send(self.node, {"started": pid})
+                    announced, timeout = True, None
+                elif not events:  # it has had its time to end by itself
                     self._kill_tree()
                     timeout = 1000  # and again: it may have been forking
                 elif any(file == process for file, _ in events):
@@ -219,6 +225,7 @@ class Spawner:
                     os._exit(1)
                 else:
                     timeout = self._obey(received[0], pid, timeout)
+                    announced = announced or timeout != SHORT
         finally:
             os.close(process)
         return self._reap(pid)
@@ -265,8 +272,8 @@ class Spawner:
 
     # -- after -------------------------------------------------------------------------------------------------
 
-    def _report(self, spec: dict[str, Any], status: int, survivors: list[int]) -> None:
-        frame = {"exited": status, "cpu": self.cpu, "max_rss": self.max_rss, "survivors": survivors}
+    def _report(self, spec: dict[str, Any], pid: int, status: int, survivors: list[int]) -> None:
+        frame = {"exited": status, "pid": pid, "cpu": self.cpu, "max_rss": self.max_rss, "survivors": survivors}
         first = tuple(name for name in (spec["err"], spec["out"]) if name != os.devnull)
         try:
             result = collect(spec["directory"], spec["max_result"], first=first, names=spec["outputs"], iwd=os.getcwd())
@@ -315,8 +322,10 @@ def _parent(pid: str) -> int:
 
 def _inside(directory: str, name: str, attribute: str, code: int) -> str:
     """A path in the job's directory, its links resolved. Raises JobFailure when it leads out."""
-    path = os.path.realpath(os.path.join(directory, name))
-    top = os.path.realpath(directory)
+    path = os.path.normpath(f"{directory}/{name}")
+    if not os.path.isabs(name) and path.startswith(directory + "/") and "/" not in name and not os.path.islink(path):
+        return path  # the common case: a plain name
+    path, top = os.path.realpath(os.path.join(directory, name)), os.path.realpath(directory)
     if path != top and not path.startswith(top + "/"):
         raise JobFailure(f"{attribute}: {name!r} leads out of the job's directory", code)
     return path
@@ -378,33 +387,45 @@ def _why_not(program: str, cmd: str, error: OSError | ValueError) -> str:
     return f"Cmd: {cmd!r} could not be started: {reason}"
 
 
+def _make_empty(directory: str) -> None:
+    """The job's directory as if new. It is kept from job to job, for making one costs as much as starting a program."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        if stat.S_ISDIR(os.lstat(directory).st_mode) and not os.listdir(directory):
+            os.chmod(directory, 0o700)
+            return
+        os.rename(directory, f"{directory}.{time.time_ns()}")  # a job left what its own user can't remove
+        os.mkdir(directory, 0o700)
+
+
+def _clear(directory: str) -> None:
+    """Remove all that a job left, also what it took its own permissions from."""
+    with contextlib.suppress(OSError):
+        os.chmod(directory, 0o700)
+        for entry in list(os.scandir(directory)):
+            _remove(entry.path)
+
+
 def _remove(path: str) -> None:
-    """Remove a file or a whole directory, also one whose permissions a job took away."""
     try:
         os.unlink(path)
     except IsADirectoryError:
-        _remove_directory(path)
-    except OSError:
-        pass
-
-
-def _remove_directory(path: str) -> None:
-    for attempt in (1, 2):
-        try:
-            with os.scandir(path) as listing:
-                for entry in listing:
-                    if entry.is_dir(follow_symlinks=False):
-                        _remove_directory(entry.path)
-                    else:
-                        os.unlink(entry.path)
-            os.rmdir(path)
-            return
-        except PermissionError:
-            if attempt == 1:
+        for attempt in (1, 2):
+            try:
+                for entry in list(os.scandir(path)):
+                    _remove(entry.path)
+                os.rmdir(path)
+                return
+            except PermissionError:
+                if attempt == 2:
+                    return
                 with contextlib.suppress(OSError):
                     os.chmod(path, 0o700)
-        except OSError:
-            return
+            except OSError:
+                return
+    except OSError:
+        pass
 
 
 def main() -> NoReturn:

@@ -170,7 +170,7 @@ class Starter:
         ad["JobStatus"] = int(JobStatus.RUNNING)
 
     def _files(self, launch: Launch, spawner: Spawner) -> JobFiles:
-        config, directory = self.office.config, spawner.new_directory()
+        config, directory = self.office.config, spawner.job_directory
         env = {
             "PATH": CLEAN_PATH,
             "HOME": directory,
