@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 VENV   := .venv
-PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet
+PIP     = $(VENV)/bin/python -m pip --disable-pip-version-check --quiet --quiet
 ARGS   ?=
 
 # What is installed in the environment, redone when the dependencies change. `test` includes `base`.

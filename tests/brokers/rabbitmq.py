@@ -223,8 +223,8 @@ class PrivateRabbitMQ:
         peer: PrivateRabbitMQ | None = None,
         package: Package | None = None,
     ) -> None:
-        self._package = package or (peer._package if peer else find_package())
-        self._epmd = peer._epmd if peer else _Epmd(self._package)
+        self._package: Package = package or (peer._package if peer else find_package())
+        self._epmd: _Epmd = peer._epmd if peer else _Epmd(self._package)
         self._peer = peer
         self._config = list(config)
         self._plugins = [*plugins, *(["rabbitmq_auth_mechanism_ssl"] if tls else [])]
