@@ -130,13 +130,13 @@ class Grid:
         """Disconnect. Whoever still waits for a job gets a GridError; the jobs themselves go on."""
         self._closed = True
         assert self._keeper is not None
+        self._fail_all("the grid was closed before its result came")
         self._keeper.cancel()
         try:
             with suppress(asyncio.CancelledError):
                 await self._keeper
         finally:
             self._up.clear()
-            self._fail_all("the grid was closed before its result came")
             await self._transport.close()
 
     # -- jobs ------------------------------------------------------------------------------------------------

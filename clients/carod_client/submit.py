@@ -56,10 +56,10 @@ def _environment(ctx: click.Context, param: click.Parameter, given: tuple[str, .
     return variables
 
 
-@click.command(cls=_Command, context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
+@click.command(cls=_Command, context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
 @click.option(
     "--broker", envvar=["CAROD_BROKER", "_CAROD_BROKER_URL"], default=DEFAULT_URL, metavar="URL",
-    help="The broker. Default: $CAROD_BROKER, or RabbitMQ on this machine.",
+    help="The broker. Default: $CAROD_BROKER, $_CAROD_BROKER_URL, or RabbitMQ on this machine.",
 )  # fmt: skip
 @click.option(
     "--queue", envvar="_CAROD_BROKER_QUEUE", default=DEFAULT_QUEUE, metavar="NAME", show_default=True,
