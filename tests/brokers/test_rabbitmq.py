@@ -14,7 +14,8 @@ import aiormq
 import psutil
 import pytest
 
-from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ, answers_amqp, free_ports, lets_in
+from tests.brokers.handshake import answers_amqp, lets_in
+from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ, free_ports
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("rabbitmq.py"))]
 ROOT = Path(__file__).resolve().parents[2]
