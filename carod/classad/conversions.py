@@ -21,6 +21,7 @@ from .values import (
     fold,
     relative_text,
     unparse,
+    wrap,
     wrap32,
 )
 
@@ -192,9 +193,9 @@ def _multiple(value: Any, number: float, step: Any, size: float) -> Any:
     if type(step) is int and type(value) is int:
         if step == 0:
             return value
-        sum_ = value + step - 1
+        sum_ = wrap(value + step - 1)
         quotient = abs(sum_) // abs(step)
-        return (quotient if (sum_ < 0) == (step < 0) else -quotient) * step
+        return wrap((quotient if (sum_ < 0) == (step < 0) else -quotient) * step)
     if (step == 0) if type(step) is int else (abs(size) <= 1e-8):
         return value
     ratio = number / size

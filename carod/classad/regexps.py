@@ -25,16 +25,28 @@ if TYPE_CHECKING:
 # Compiling is not bounded by the timeout; a policy's patterns are far shorter.
 MAX_PATTERN = 4096
 
-# PCRE's \Z also matches before a final newline, its \z does not; \Q...\E quotes; \k<n> refers back.
-_DIALECT = re.compile(rb"\\Q([\s\S]*?)(?:\\E|\Z)|\\k(?:<(\w+)>|\{(\w+)\}|'(\w+)')|\\([\s\S])")
+# Where PCRE's dialect differs: \Z also matches before a final newline and \z does not; \Q...\E quotes; \k<n> refers
+# back; \h is blank; and under m the ^ matches after each newline but one that ends the text.
+_CLASS = rb"\[\^?\]?(?:\[:\^?\w+:\]|\\[\s\S]|[^\]\\])*+\]"
+_DIALECT = re.compile(rb"(" + _CLASS + rb")|\\Q([\s\S]*?)(?:\\E|\Z)|\\k(?:<(\w+)>|\{(\w+)\}|'(\w+)')|\\([\s\S])|\^")
+_ESCAPES = {b"Z": rb"(?=\n?\Z)", b"z": rb"\Z", b"E": b"", b"h": rb"[ \t]"}
 
 
-def _translate(match: re.Match[bytes]) -> bytes:
-    quoted, *names, escaped = match.groups()
-    if escaped is not None:
-        return {b"Z": rb"(?=\n?\Z)", b"z": rb"\Z", b"E": b"", b"h": rb"[ \t]"}.get(escaped, match[0])
-    name = next(filter(None, names), None)
-    return re.escape(quoted) if name is None else b"(?P=" + name + b")"
+def _translate(source: bytes, options: str) -> bytes:
+    caret = rb"(?:\A|(?<=\n)(?!\Z))" if "m" in options else b"^"
+
+    def one(match: re.Match[bytes]) -> bytes:
+        in_class, quoted, *names, escaped = match.groups()
+        if in_class is not None:
+            return in_class
+        if quoted is not None:
+            return re.escape(quoted)
+        if escaped is not None:
+            return _ESCAPES.get(escaped, match[0])
+        name = next(filter(None, names), None)
+        return caret if name is None else b"(?P=" + name + b")"
+
+    return _DIALECT.sub(one, source)
 
 
 @lru_cache(maxsize=128)
@@ -46,9 +58,7 @@ def _compiled(pattern: str, options: str, longer: bool) -> Pattern[bytes] | None
         if letter in options:
             flags |= flag
     try:
-        source = to_bytes(pattern)
-        if b"\\" in source:
-            source = _DIALECT.sub(_translate, source)
+        source = _translate(to_bytes(pattern), options)
         if longer:
             # Only here, and not empty: \G is where the search starts. The line's end is for a comment under x.
             source = rb"\G(?:" + source + (b"\n" if "x" in options else b"") + rb")(?!\G)"
@@ -200,7 +210,8 @@ def _replaced(state: State, pattern: str, data: bytes, replacement: bytes, optio
         position = match.end()
         if not every:
             break
-        after_empty = match.start() == position
+        # HTCondor forgets this only where nothing longer is found.
+        after_empty = after_empty or match.start() == position
         compiled = compile_pattern(state, pattern, options, longer=after_empty)
     if compiled is None:
         return None

@@ -40,7 +40,9 @@ VOLATILE = {"currenttime", "daytime", "random", "time", "timezoneoffset"}
 def test_a_function_takes_any_arguments_as_htcondors_does(name: str) -> None:
     calls = [f"{name}()"] + [f"{name}({one})" for one in ARGUMENTS]
     calls += [f"{name}({one}, {other})" for one in ARGUMENTS for other in ARGUMENTS]
-    calls += [f"{name}({one}, {other}, {third})" for one in ARGUMENTS[:8] for other in ARGUMENTS for third in ARGUMENTS]
+    calls += [
+        f"{name}({one}, {other}, {third})" for one in ARGUMENTS[:8] for other in ARGUMENTS for third in ARGUMENTS[::2]
+    ]
     calls += [f'{name}("a", {one}, "b", {other})' for one in ARGUMENTS for other in ARGUMENTS]
     calls += [f"{name}(1, 2, 3, 4, 5)"]
     if name.lower() in VOLATILE or name in ("absTime", "formatTime"):
