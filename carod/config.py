@@ -77,6 +77,13 @@ class Config:
     max_result_size: int = _knob(
         120 << 20, "the largest result zip; keep it below the broker's max_message_size", "bytes"
     )
+    max_job_starts: int = _knob(5, "a job started so often without an end is held, unless its MaxJobStarts says else")
+    adoption_wait: float = _knob(10.0, "a redelivered job waits so long for its node before it is run again", "s")
+    lease_time: float = _knob(35.0, "what a node does not take from its own queue goes back to the job queue", "s")
+    ack_timeout: float = _knob(
+        1800.0, "the broker's consumer_timeout; deliveries of running jobs are renewed at half of it", "s"
+    )
+    queue_super_users: str = _knob("", "users whose control messages count for everybody's jobs, comma-separated")
     reject_delay_min: float = _knob(
         0.2, "a job this node refuses is held back for so long before the queue has it again", "s"
     )

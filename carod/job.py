@@ -30,6 +30,14 @@ NODE_ATTRIBUTES = frozenset(
 """What only a node says of a job (section 4), in lower case: a client's own are dropped."""
 
 
+EXPIRES_AT = "x-carod-expires-at"
+"""Header of a job that a node published anew: when it expires, in seconds since the epoch."""
+
+
+INCARNATION = "x-carod-incarnation"
+"""Header of a job that was released from hold: how often. What is known of earlier lives does not count for it."""
+
+
 class JobStatus(IntEnum):
     """HTCondor's JobStatus (section 3)."""
 
@@ -90,6 +98,7 @@ class Job:
     body: Body = b""
     durable: bool = False
     expires_at: float | None = None
+    incarnation: int = 0
     problem: JobError | None = field(default=None)
 
     @classmethod
@@ -107,7 +116,11 @@ class Job:
                 "ERROR: the message has no unique message id (property message_id, or header MessageId). "
                 f"Discarding{_malformed(message)}"
             )
-        job = cls(job_id, ClassAd(), message.reply_to, message.body, message.durable, _expiry(message))
+        released = headers.get(INCARNATION)
+        job = cls(
+            job_id, ClassAd(), message.reply_to, message.body, message.durable, _expiry(message),
+            released if isinstance(released, int) else 0,
+        )  # fmt: skip
         try:
             read_headers(headers, job.ad)
         except JobError as error:
@@ -122,6 +135,17 @@ class Job:
     def expired(self) -> bool:
         """Whether it may no longer be started."""
         return self.expires_at is not None and time.time() >= self.expires_at
+
+    @property
+    def key(self) -> str:
+        """What tells this life of the job from those before it was released from hold."""
+        return f"{self.id}#{self.incarnation}" if self.incarnation else self.id
+
+    @property
+    def starts(self) -> int:
+        """How often it has been started (NumJobStarts)."""
+        starts = self.ad.get("NumJobStarts")
+        return starts if isinstance(starts, int) and not isinstance(starts, bool) and starts > 0 else 0
 
     def reply(
         self,
@@ -302,6 +326,9 @@ def _header_id(headers: Mapping[str, HeaderValue]) -> str:
 
 def _expiry(message: Message) -> float | None:
     """A job's last moment: counted from its timestamp where it has one, else from its arrival here."""
+    kept = message.headers.get(EXPIRES_AT)
+    if isinstance(kept, int | float):
+        return float(kept)
     if message.expiration is None:
         return None
     return (message.timestamp or time.time()) + message.expiration

@@ -125,11 +125,12 @@ class _Sockets(TransportFactory):
 class Amqp091Subscription:
     """A consumer on a channel of its own, which lives until the last of its deliveries is settled."""
 
-    __slots__ = ("_cancelled", "_tag", "_transport", "_unsettled", "channel")
+    __slots__ = ("_cancelled", "_tag", "_transport", "channel", "unsettled")
 
     def __init__(self, transport: Amqp091Transport, channel: Channel) -> None:
         self._transport, self.channel = transport, channel
-        self._tag, self._unsettled, self._cancelled = "", 0, False
+        self._tag, self._cancelled = "", False
+        self.unsettled = 0
 
     def watch(self, tag: str, on_end: OnEnd | None) -> None:
         """Tell `on_end` when the broker cancels the consumer or closes its channel."""
@@ -162,15 +163,15 @@ class Amqp091Subscription:
         await self._close()
 
     def received(self) -> None:
-        self._unsettled += 1
+        self.unsettled += 1
 
-    def settled(self) -> None:
-        self._unsettled -= 1
-        if self._cancelled and not self._unsettled:
+    def released(self) -> None:
+        self.unsettled -= 1
+        if self._cancelled and not self.unsettled:
             self._transport.run(self._close())
 
     async def _close(self) -> None:
-        if not self._unsettled and not self.channel.is_closed:
+        if not self.unsettled and not self.channel.is_closed:
             with suppress(AMQPError, RuntimeError, OSError):
                 await self.channel.close()
 
@@ -178,7 +179,7 @@ class Amqp091Subscription:
 class Amqp091Delivery:
     """A delivery on RabbitMQ. Settling after its channel ended raises StaleDelivery."""
 
-    __slots__ = ("_settled", "_subscription", "_tag", "_transport", "message", "redelivered")
+    __slots__ = ("_tag", "_transport", "message", "redelivered", "settled", "subscription")
 
     def __init__(
         self,
@@ -187,7 +188,7 @@ class Amqp091Delivery:
         raw: DeliveredMessage,
         settled: bool,
     ) -> None:
-        self._transport, self._subscription, self._settled = transport, subscription, settled
+        self._transport, self.subscription, self.settled = transport, subscription, settled
         deliver: Any = raw.delivery
         sealed: Any = raw.header.properties.headers
         self._tag: int = deliver.delivery_tag
@@ -198,9 +199,9 @@ class Amqp091Delivery:
 
     def settle(self, outcome: Outcome) -> None:
         """Settle exactly once; see `transport.Delivery`."""
-        if self._settled:
+        if self.settled:
             raise AssertionError(f"delivery {self._tag} is settled already")
-        channel = self._subscription.channel
+        channel = self.subscription.channel
         if channel.is_closed:
             raise StaleDelivery("the connection that brought this message is gone; the broker offers it again")
         frame: Any
@@ -209,8 +210,8 @@ class Amqp091Delivery:
         else:
             frame = Basic.Nack(delivery_tag=self._tag, requeue=outcome is Outcome.RELEASED)
         self._transport.write(marshal(frame, channel.number))
-        self._settled = True
-        self._subscription.settled()
+        self.settled = True
+        self.subscription.released()
 
 
 class _Publisher:
@@ -441,9 +442,9 @@ class Amqp091Transport:
                     raise Refused(f"binding {name} to {binding}: {error}") from None
         return name, as_asked
 
-    async def delete(self, queue: str) -> None:
+    async def delete(self, queue: str, *, if_empty: bool = False) -> None:
         with suppress(ChannelClosed):
-            await self._ask("queue_delete", queue)
+            await self._ask("queue_delete", queue, if_empty=if_empty)
 
     async def depth(self, queue: str) -> int | None:
         try:
@@ -579,6 +580,8 @@ def _arguments(queue: Queue) -> Mapping[str, Any]:
     arguments: dict[str, Any] = {}
     if queue.message_ttl is not None:
         arguments["x-message-ttl"] = round(queue.message_ttl * 1000)
+    if queue.expires is not None:
+        arguments["x-expires"] = round(queue.expires * 1000)
     if queue.dead_letter is not None:
         arguments["x-dead-letter-exchange"] = queue.dead_letter.exchange
         arguments["x-dead-letter-routing-key"] = queue.dead_letter.key

@@ -89,6 +89,7 @@ class Exchange:
 class Queue:
     """A queue to declare; an empty name asks the broker for one. Times are in seconds.
 
+    An unused queue is gone after `expires`.
     `dead_letter` is where the broker sends what expires or is rejected; `bindings` are (exchange, key) pairs.
     """
 
@@ -97,6 +98,7 @@ class Queue:
     exclusive: bool = False
     auto_delete: bool = False
     message_ttl: float | None = None
+    expires: float | None = None
     dead_letter: Address | None = None
     bindings: tuple[Address, ...] = ()
 
@@ -119,8 +121,16 @@ class Delivery(Protocol):
     def message(self) -> Message: ...
 
     @property
+    def subscription(self) -> Subscription:
+        """The consumer that it came through."""
+
+    @property
     def redelivered(self) -> bool:
         """Whether the broker may have handed it to someone before."""
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is settled; then there is nothing to settle any more."""
 
     def settle(self, outcome: Outcome) -> None:
         """Settle. Queues the frame and returns; raises StaleDelivery when its connection is gone."""
@@ -132,6 +142,10 @@ OnEnd: TypeAlias = Callable[[str], None]
 
 class Subscription(Protocol):
     """A consumer on a queue."""
+
+    @property
+    def unsettled(self) -> int:
+        """How many of its deliveries are not settled yet."""
 
     async def cancel(self) -> None:
         """Take no more; what was delivered already stays with its receiver."""
@@ -158,8 +172,8 @@ class Transport(Protocol):
         What exists already with other arguments is left as it is, and False comes back.
         """
 
-    async def delete(self, queue: str) -> None:
-        """Delete a queue; none there is fine."""
+    async def delete(self, queue: str, *, if_empty: bool = False) -> None:
+        """Delete a queue; none there is fine, and so is one that stays because it is not empty."""
 
     async def depth(self, queue: str) -> int | None:
         """How many messages wait in a queue; None when there is no such queue."""

@@ -7,7 +7,7 @@ Knows nothing of jobs or AMQP. Reference: docs/reference/classad.md.
 """
 
 from .ad import ClassAd, matches, symmetric_match
-from .expr import Expr
+from .evaluation import Expr
 from .parser import ClassAdSyntaxError, parse, parse_value
 from .values import ERROR, UNDEFINED, Value, unparse
 

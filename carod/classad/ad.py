@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from .expr import AdExpr, Expr, ListExpr, Literal, evaluate, write_ad
+from .evaluation import evaluate
+from .expr import AdExpr, ListExpr, Literal, write_ad
 from .operators import truth
 from .values import SCALARS, UNDEFINED, Value, fold, quote_name, unparse
 
@@ -160,7 +161,3 @@ def matches(my: ClassAd, target: ClassAd, attribute: str = "Requirements") -> bo
 def symmetric_match(left: ClassAd, right: ClassAd) -> bool:
     """Whether the Requirements of each ad are true against the other."""
     return matches(left, right) and matches(right, left)
-
-
-# An Expr in an ad is what it is in a tree.
-__all__ = ["ClassAd", "Expr", "matches", "symmetric_match"]

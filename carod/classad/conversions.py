@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from .expr import Abort, LazyList, State
+from .evaluation import Abort, LazyList, State
 from .functions import function
 from .values import (
     ERROR,

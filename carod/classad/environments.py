@@ -11,7 +11,7 @@ import pwd
 from collections.abc import Sequence
 from typing import Any
 
-from .expr import Abort, LazyList, State
+from .evaluation import Abort, LazyList, State
 from .functions import ANY_NUMBER, function
 from .values import ERROR, UNDEFINED
 

@@ -12,22 +12,8 @@ from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from .expr import (
-    Abort,
-    AdExpr,
-    Attribute,
-    Binary,
-    Call,
-    Conditional,
-    Expr,
-    LazyList,
-    ListExpr,
-    Literal,
-    Parentheses,
-    State,
-    Subscript,
-    Unary,
-)
+from .evaluation import Abort, Expr, LazyList, State
+from .expr import AdExpr, Attribute, Binary, Call, Conditional, ListExpr, Literal, Parentheses, Subscript, Unary
 from .operators import truth
 from .values import ERROR, SCALARS, UNDEFINED, fold, unparse
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .expr import LazyList, State
+from .evaluation import LazyList, State
 from .functions import function
 from .operators import BINARY
 from .strings import byte_length

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .ad import ClassAd
-from .expr import MAX_DEPTH, AdExpr, Expr, Literal, NestingError
-from .values import ERROR, UNDEFINED, Value, fold
+from .evaluation import MAX_DEPTH, Expr, NestingError
+from .expr import AdExpr, Literal
+from .values import ERROR, UNDEFINED, Value
 
 if TYPE_CHECKING:
     from lark import Lark, Token
@@ -314,8 +315,3 @@ def old_style(source: str) -> str:
 def _old_string(match: re.Match[str]) -> str:
     body = unescape(match[1], "", 0).replace("\r\n", " ").replace("\n", " ").replace("\r", " ")
     return '"' + body.replace('"', '\\"') + '"'
-
-
-def same_name(left: str, right: str) -> bool:
-    """Whether two attribute names are the same: case does not matter."""
-    return fold(left) == fold(right)

@@ -14,7 +14,7 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .expr import Abort, LazyList, State
+from .evaluation import Abort, LazyList, State
 from .functions import function
 from .strings import from_bytes, to_bytes
 from .values import ERROR, MAX_STRING, UNDEFINED

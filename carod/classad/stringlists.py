@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .conversions import strtod, truncate
-from .expr import State
+from .evaluation import State
 from .functions import function
 from .regexps import compile_pattern, search
 from .strings import to_bytes

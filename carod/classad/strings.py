@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .conversions import checked, to_string
-from .expr import LazyList, State
+from .conversions import to_string
+from .evaluation import LazyList, State
 from .functions import ANY_NUMBER, function
 from .values import ERROR, MAX_STRING, UNDEFINED, fold, wrap32
 
@@ -254,5 +254,3 @@ def _split_at(first: bool) -> Callable[[State, Sequence[Any]], Any]:
 
 function("splitUserName", takes=1)(_split_at(first=True))
 function("splitSlotName", takes=1)(_split_at(first=False))
-
-__all__ = ["byte_length", "checked", "compare_versions", "from_bytes", "to_bytes"]

@@ -9,7 +9,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 from .conversions import to_real, truncate
-from .expr import State
+from .evaluation import State
 from .functions import function
 from .values import (
     ERROR,

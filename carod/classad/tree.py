@@ -10,19 +10,8 @@ from typing import Any
 
 from lark import Token, Transformer, v_args
 
-from .expr import (
-    AdExpr,
-    Attribute,
-    Binary,
-    Call,
-    Conditional,
-    Expr,
-    ListExpr,
-    Literal,
-    Parentheses,
-    Subscript,
-    Unary,
-)
+from .evaluation import Expr
+from .expr import AdExpr, Attribute, Binary, Call, Conditional, ListExpr, Literal, Parentheses, Subscript, Unary
 from .functions import find_function
 from .parser import _WORDS, ClassAdSyntaxError, _TokenError, integer, time_literal, unescape
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, Union
 
 if TYPE_CHECKING:
     from .ad import ClassAd
-    from .expr import Expr
+    from .evaluation import Expr
 
 
 class _Singleton:

@@ -13,8 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable
 
-from carod.amqp import ConnectionLost, Delivery, Outcome, Subscription, Transport, TransportError
-from carod.job import Job
+from carod.amqp import Delivery, Subscription, Transport
 from carod.log import event
 
 log = logging.getLogger("carod.intake")
@@ -23,25 +22,46 @@ REMEMBERED = 10_000
 
 
 class Credits:
-    """The node's consumers on its job queue: as many as `wanted`, each with a prefetch of one."""
+    """The node's consumers on its job queue, each with a prefetch of one: as many idle ones as slots are free."""
 
-    def __init__(self, transport: Transport, queue: str, on_delivery: Callable[[Delivery], None]) -> None:
-        self._transport, self._queue, self._on_delivery = transport, queue, on_delivery
+    def __init__(
+        self, transport: Transport, queue: str, on_delivery: Callable[[Delivery], None], free: Callable[[], int]
+    ) -> None:
+        self._transport, self._queue, self._on_delivery, self._free = transport, queue, on_delivery, free
         self._open: list[Subscription] = []
         self._adjusting = asyncio.Lock()
-        self.wanted = 0
         self.ended = asyncio.Event()
         """Set when the broker ended a consumer: `adjust` opens another."""
 
-    async def adjust(self, wanted: int | None = None) -> None:
-        """Open or cancel consumers until there are as many as wanted. Raises TransportError."""
-        if wanted is not None:
-            self.wanted = wanted
+    @property
+    def balanced(self) -> bool:
+        """Whether there is nothing to adjust."""
+        return self._idle() == self._free()
+
+    def _idle(self) -> int:
+        return sum(not subscription.unsettled for subscription in self._open)
+
+    async def adjust(self) -> None:
+        """Open or cancel consumers until as many are idle as slots are free. Raises TransportError."""
         async with self._adjusting:
-            while len(self._open) > self.wanted:
-                await self._open.pop().cancel()
-            while len(self._open) < self.wanted:
-                await self._add()
+            while not self.balanced:
+                if self._idle() < self._free():
+                    await self._add()
+                else:
+                    await self._cancel(next(item for item in self._open if not item.unsettled))
+
+    async def close_bearer(self, delivery: Delivery) -> None:
+        """Cancel the consumer that brought a delivery, which stays as it is."""
+        if delivery.subscription in self._open:
+            await self._cancel(delivery.subscription)
+
+    def lost(self) -> None:
+        """The connection is gone, and all consumers with it."""
+        self._open.clear()
+
+    async def _cancel(self, subscription: Subscription) -> None:
+        self._open.remove(subscription)
+        await subscription.cancel()
 
     async def _add(self) -> None:
         holder: list[Subscription] = []
@@ -50,14 +70,10 @@ class Credits:
             event(log, "consumer ended", logging.WARNING, queue=self._queue, reason=why)
             if holder and holder[0] in self._open:
                 self._open.remove(holder[0])
-            self.ended.set()
+                self.ended.set()
 
         holder.append(await self._transport.consume(self._queue, self._on_delivery, credit=1, on_end=ended))
         self._open.append(holder[0])
-
-    def lost(self) -> None:
-        """The connection is gone, and all consumers with it."""
-        self._open.clear()
 
 
 class Refusals:
@@ -80,17 +96,3 @@ class Refusals:
     def full(self) -> bool:
         """Whether so many are kept that no further credit may be opened for the slots."""
         return self.kept >= self._bound
-
-    async def keep(self, delivery: Delivery, job: Job, delay: float) -> None:
-        """Keep a refused job for `delay` seconds, then release it."""
-        self.kept += 1
-        try:
-            await asyncio.sleep(delay)
-        finally:
-            self.kept -= 1
-            try:
-                delivery.settle(Outcome.RELEASED)
-            except ConnectionLost:
-                pass  # the broker has put it back already
-            except TransportError as error:
-                event(log, "release failed", logging.WARNING, job=job.id, reason=str(error))

@@ -52,6 +52,7 @@ class Launch:
     user: str
     memory: int | None
     duration: float | None
+    lease: float | None
     kill_signal: int
     remove_signal: int
     hold_signal: int
@@ -83,6 +84,7 @@ def read_launch(job: Job, slot: ClassAd, config: Config) -> Launch:
         user=_user(reader, config),
         memory=reader.integer("RequestMemory", None),
         duration=reader.number("AllowedExecuteDuration", None),
+        lease=reader.number("JobLeaseDuration", None),
         kill_signal=kill_signal,
         remove_signal=reader.signal("RemoveKillSig", kill_signal),
         hold_signal=reader.signal("HoldKillSig", kill_signal),

@@ -38,7 +38,7 @@ class Metrics:
         Gauge("carod_running", "Jobs that run now", registry=registry).set_function(lambda: len(running))
         Gauge("carod_slots", "Slots of this node", registry=registry).set(self._slots)
         self._queued = Histogram(
-            "carod_queue_to_start_seconds", "From the message's timestamp, where it has one, else from its arrival, to the start",
+            "carod_queue_to_start_seconds", "From the message's timestamp (else its arrival) to the job's start",
             buckets=BUCKETS, registry=registry,
         )  # fmt: skip
         self._ran = Histogram("carod_start_to_exit_seconds", "How long jobs ran", buckets=BUCKETS, registry=registry)

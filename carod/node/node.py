@@ -5,44 +5,44 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import logging
 import os
-import pwd
 import random
-import shutil
 import signal
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from typing import BinaryIO
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any
 
 from carod.amqp import (
     Address,
     ConnectionLost,
     Delivery,
     Endpoint,
-    Message,
     Outcome,
     Queue,
     Refused,
-    TooLarge,
     TransportError,
-    Unroutable,
     open_transport,
 )
-from carod.config import Config, ConfigError
+from carod.classad import ClassAd
+from carod.config import Config
+from carod.control import Action, Answer, Asker, Request, node_key
 from carod.job import Job, JobError, JobStatus, NoMessageId, discarded
 from carod.log import event
 from carod.node import systemd
+from carod.node.control import Control
+from carod.node.custody import ASK, Custody, is_second, node_queue
+from carod.node.custody import queues as custody_queues
+from carod.node.grounds import claim_name, empty, user_directory
 from carod.node.intake import Credits, Refusals
+from carod.node.journal import Journal, sweep
 from carod.node.metrics import Metrics
-from carod.node.process import Nursery, Spawner, SpawnerError
-from carod.node.slot import REFRESH, Slot
+from carod.node.post import Post
+from carod.node.process import Nursery, Spawner
+from carod.node.slot import REFRESH, Slot, State
 from carod.node.starter import End, Starter
 
 log = logging.getLogger("carod.node")
-REMEMBERED = 10_000
-"""Jobs whose reply was confirmed after their delivery had gone stale: the broker brings those again."""
 BACKOFF_FIRST = 0.5
 
 
@@ -50,7 +50,7 @@ class Node:
     """An execute node; `run` is its whole life. Raises ConfigError or Refused for what only a person can mend."""
 
     def __init__(self, config: Config, macros: Mapping[str, str]) -> None:
-        self._lock, name = _claim_name(config)
+        self._lock, name = claim_name(config)
         self.config = config = dataclasses.replace(config, startd_name=name)
         self.transport = open_transport(
             Endpoint(
@@ -62,20 +62,26 @@ class Node:
                 key_file=config.carod_broker_key_file,
             )
         )
-        self.queue, self.dead = config.carod_broker_queue, f"{config.carod_broker_queue}.dead"
+        self.queue = config.carod_broker_queue
         self.directory = f"{config.execute_directory}/{name}"
-        _empty(self.directory)
         self.slots = [Slot(number, config, macros, self.directory) for number in range(1, config.slots + 1)]
         self.metrics = Metrics(config.slots)
         self.running: dict[str, Starter] = {}
         self._free = list(reversed(self.slots))
-        self._done: OrderedDict[str, None] = OrderedDict()
+        self._judging = 0
+        self.draining = False
+        self._offline_since = time.monotonic()
         self._spawners: dict[tuple[str, str], Spawner] = {}
         self._online = asyncio.Event()
         self._stopping = asyncio.Event()
         self._fast = asyncio.Event()
         self._idle = asyncio.Event()
-        self._credits = Credits(self.transport, self.queue, self._on_delivery)
+        self.journal = Journal(f"{self.directory}.journal")
+        self.post = Post(self.transport, self.queue, self.journal, self._online)
+        self._asker = Asker(self.transport, self.queue)
+        self._custody = Custody(self.transport, config, self._asker)
+        self._control = Control(self.transport, self)
+        self._credits = Credits(self.transport, self.queue, self._on_delivery, self._wanted)
         self._refusals = Refusals(config.reject_delay_min, config.reject_delay_max, 2 * config.slots)
 
     # -- life --------------------------------------------------------------------------------------------------
@@ -84,6 +90,9 @@ class Node:
         """Serve the queue until a signal says to stop."""
         self._nursery = Nursery()
         try:
+            if killed := sweep(self.journal.left_running):
+                event(log, "killed what an earlier life left running", logging.WARNING, processes=killed)
+            empty(self.directory)
             await self._start_spawners()
             if self.config.metrics_address:
                 port = self.metrics.serve(self.config.metrics_address, self.running)
@@ -96,12 +105,13 @@ class Node:
                 for keeper in keepers:
                     keeper.cancel()
         finally:
-            await self.transport.close()
+            await self._leave_broker()
             for spawner in self._spawners.values():
                 spawner.close()
             self._nursery.close()
             self.metrics.close()
-            _empty(self.directory)
+            empty(self.directory)
+            self.journal.close()
             self._lock.close()
         event(log, "stopped", node=self.config.node_name)
 
@@ -109,6 +119,11 @@ class Node:
         """One for each slot before the first job comes: forking costs what a short job takes."""
         for slot in self.slots:
             await self.spawner(slot, self.config.slot_user)
+
+    async def _leave_broker(self) -> None:
+        with contextlib.suppress(TransportError):
+            await self.transport.delete(node_queue(self.queue, self.config.node_name), if_empty=True)
+        await self.transport.close()
 
     def _handle_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -131,8 +146,7 @@ class Node:
     async def _wind_down(self) -> None:
         """Take no more; let the running jobs end, then evict them."""
         systemd.notify("STOPPING=1")
-        with contextlib.suppress(TransportError):
-            await self._credits.adjust(0)
+        await self._adjust()
         if self.running and not self._fast.is_set():
             waits = [asyncio.ensure_future(self._until_idle()), asyncio.ensure_future(self._fast.wait())]
             await asyncio.wait(
@@ -148,6 +162,12 @@ class Node:
         while self.running or self._refusals.kept:
             self._idle.clear()
             await self._idle.wait()
+
+    def _wanted(self) -> int:
+        """How many further jobs may come: one for each free slot, none while a bound or an order says so."""
+        if self._stopping.is_set() or self.draining or self._refusals.full or not self._online.is_set():
+            return 0
+        return max(0, len(self._free) - self._judging)
 
     # -- the broker --------------------------------------------------------------------------------------------
 
@@ -165,6 +185,8 @@ class Node:
                 why = "refused"
             except TransportError as error:
                 why = str(error)
+            if self._online.is_set():
+                self._offline_since = time.monotonic()
             self._online.clear()
             self._credits.lost()
             pause = random.uniform(delay / 2, delay)
@@ -174,24 +196,52 @@ class Node:
 
     async def _go_online(self) -> None:
         await self.transport.connect()
+        await self._declare()
+        await self._control.open()
+        await self._asker.open()
+        own = node_queue(self.queue, self.config.node_name)
+        await self.transport.consume(own, self._on_delivery, credit=0, on_end=lambda _: self._credits.ended.set())
+        self._online.set()
+        await self._settle_the_past()
+        await self._credits.adjust()
+        event(
+            log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,
+            slots=len(self.slots), running=len(self.running),
+        )  # fmt: skip
+        systemd.notify("READY=1", f"STATUS=serving {self.queue} with {len(self.slots)} slots")
+
+    async def _declare(self) -> None:
         queue = self.queue
         bindings = (Address("amq.direct", queue), Address("amq.direct", f"{queue}_key"))
-        for wanted in (Queue(queue, bindings=bindings), Queue(self.dead)):
+        for wanted in (Queue(queue, bindings=bindings), Queue(self.post.dead), *custody_queues(self.config)):
             _, as_asked = await self.transport.declare(wanted)
             if not as_asked:
-                event(
-                    log,
-                    "queue exists with other arguments and is used as it is",
-                    logging.WARNING,
-                    queue=wanted.name,
-                )
-        self._online.set()
-        await self._credits.adjust(len(self.slots))
-        event(
-            log, "ready", node=self.config.node_name, broker=self.transport_url, queue=queue, slots=len(self.slots),
-            running=len(self.running),
-        )  # fmt: skip
-        systemd.notify("READY=1", f"STATUS=serving {queue} with {len(self.slots)} slots")
+                event(log, "queue exists with other arguments and is used as it is", logging.WARNING, queue=wanted.name)
+
+    async def _settle_the_past(self) -> None:
+        """Results that an earlier life could not send, and jobs that were started elsewhere while we were cut off."""
+        for message, reply_to in self.journal.unconfirmed():
+            job = message.correlation_id or ""
+            owner = await self._custody.who_has(Job(job, ClassAd(), reply_to))
+            if owner is None and job not in self.running and not self.journal.is_done(job):
+                await self.post.deliver(message, reply_to)
+                self.journal.finished(job, job)
+            self.journal.drop(message)
+        for starter in list(self.running.values()):
+            owner = await self._custody.who_has(starter.job)
+            if owner is not None:
+                await self._one_of_two(starter, owner)
+
+    async def _one_of_two(self, starter: Starter, owner: Answer) -> None:
+        """A job runs here and was started elsewhere, too: the first start wins."""
+        theirs = owner.headers.get("JobStartDate")
+        if owner.headers.get("State") == "done" or (isinstance(theirs, float) and theirs < starter.started_at):
+            starter.give_way(owner.node)
+            return
+        event(log, "job runs twice", logging.WARNING, job=starter.job.id, other=owner.node, first=self.config.node_name)
+        starter.job.ad["DuplicateStart"] = owner.node
+        request = Request(Action.YIELD, starter.job.id, node=self.config.node_name)
+        await self._asker.ask(request, node_key(owner.node), ASK)
 
     @property
     def transport_url(self) -> str:
@@ -214,7 +264,7 @@ class Node:
 
     async def _restore_consumers(self) -> None:
         await asyncio.sleep(BACKOFF_FIRST)
-        await self.transport.declare(Queue(self.queue))
+        await self._declare()
         await self._adjust()
 
     async def _keep_fresh(self) -> None:
@@ -236,37 +286,56 @@ class Node:
             self._tasks.create_task(self._turn_away(delivery, error))
             return
         known = self.running.get(job.id)
+        second = is_second(delivery)
         if known is not None:
-            self._on_known(delivery, known)
-        elif delivery.redelivered and job.id in self._done:
+            self._on_known(delivery, known, second)
+        elif second and self.journal.is_done(job.key):
+            event(log, "job is done already", job=job.id)
             delivery.settle(Outcome.ACCEPTED)
-        elif self._stopping.is_set():
-            delivery.settle(Outcome.RELEASED)
+        elif second:
+            self._tasks.create_task(self._judge(delivery, job))
         else:
             self._offer(delivery, job)
 
-    def _on_known(self, delivery: Delivery, known: Starter) -> None:
+    def _on_known(self, delivery: Delivery, known: Starter, second: bool) -> None:
         """A job that runs here already: the broker brings it again, or a client used a message id twice."""
-        if delivery.redelivered:
+        if second:
             known.adopt(delivery)
+            self._adjust_soon()
             return
         reason = f"message id {known.job.id!r} is in use by a running job; each job needs one of its own"
         self._tasks.create_task(self._bury_and_settle(delivery, reason))
 
+    async def _judge(self, delivery: Delivery, job: Job) -> None:
+        """A delivery that comes a second time: run it only if nobody else has the job."""
+        self._judging += 1
+        try:
+            may_run = await self._custody.may_run(delivery, job)
+        except TransportError as error:
+            event(log, "left to the broker", logging.WARNING, job=job.id, reason=str(error))
+            return  # it comes again, with the next connection
+        finally:
+            self._judging -= 1
+        known = self.running.get(job.id)
+        if known is not None and may_run:
+            known.adopt(delivery)
+        elif may_run:
+            self._offer(delivery, job)
+        await self._adjust()
+
     def _offer(self, delivery: Delivery, job: Job) -> None:
         """Start the job on the first free slot that takes it."""
-        refusal = ""
-        for slot in reversed(self._free):
+        refusal = "" if self._free and not self._stopping.is_set() else "no slot is free"
+        for slot in reversed(self._free if not refusal else ()):
             refusal = "" if job.problem else slot.refusal(job.ad)
             if not refusal:
                 self._free.remove(slot)
                 self._tasks.create_task(self._run(slot, delivery, job))
                 return
-        if self._free:
+        if self._free and not self._stopping.is_set():
             self._tasks.create_task(self._refuse(delivery, job, refusal))
-        else:  # a credit too many, as after a reconnect while jobs run
-            delivery.settle(Outcome.RELEASED)
-            self._tasks.create_task(self._adjust())
+        else:  # it came while the last slot was taken, or while we stop
+            self._tasks.create_task(self._hand_back(delivery, job))
 
     async def _run(self, slot: Slot, delivery: Delivery, job: Job) -> None:
         starter = Starter(self, slot, delivery, job)
@@ -277,121 +346,106 @@ class Node:
             log.exception("job %s failed inside the node", job.id)
             await self._bury_and_settle(starter.delivery, "the node failed while it ran this job; its log says how")
         finally:
-            if starter.stale:
-                self._done[job.id] = None
-                if len(self._done) > REMEMBERED:
-                    self._done.popitem(last=False)
             del self.running[job.id]
             self._free.append(slot)
             self._idle.set()
-        if self._credits.wanted < len(self.slots):
+        if not self._credits.balanced:
             await self._adjust()
 
     async def _refuse(self, delivery: Delivery, job: Job, reason: str) -> None:
+        """Tell the owner, keep the job for a while, and hand it back."""
         job.ad["LastRejMatchReason"] = reason
         delay = self._refusals.delay(job.id)
         event(log, "job rejected", job=job.id, node=self.config.node_name, reason=reason, kept=f"{delay:g}s")
-        await self.post(job.reply(JobStatus.IDLE), job.reply_to)
-        keeping = asyncio.ensure_future(self._refusals.keep(delivery, job, delay))
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        await asyncio.sleep(0)
-        await self._adjust()
-        await asyncio.wait({keeping, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-        self._idle.set()
+        self._refusals.kept += 1
+        try:
+            await self.post.say(job.reply(JobStatus.IDLE), job.reply_to)
+            await self._adjust()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
+        finally:
+            self._refusals.kept -= 1
+            self._idle.set()
+        await self._hand_back(delivery, job)
+
+    async def _hand_back(self, delivery: Delivery, job: Job) -> None:
+        await self._credits.close_bearer(delivery)  # first, or the same job comes back through it
+        with contextlib.suppress(ConnectionLost):
+            await self.post.requeue(delivery, job)
+            self._settle(delivery)
         await self._adjust()
 
     async def _adjust(self) -> None:
-        """As many consumers as slots without a live delivery need, and one for each refused job that is kept."""
-        if self._stopping.is_set():
-            return
-        wanted = len(self.slots) + (0 if self._refusals.full else self._refusals.kept)
-        with contextlib.suppress(TransportError):
-            await self._credits.adjust(wanted)
+        """Have as many idle consumers as there are free slots."""
+        if self._online.is_set():
+            try:
+                await self._credits.adjust()
+            except TransportError as error:
+                event(log, "consumers not adjusted", logging.WARNING, reason=str(error))
+
+    def _adjust_soon(self) -> None:
+        self._tasks.create_task(self._adjust())
 
     async def _turn_away(self, delivery: Delivery, error: JobError) -> None:
         """A message that is no job: answered once, or kept where an operator finds it."""
         message = delivery.message
         event(log, "message refused", logging.ERROR, reason=str(error), node=self.config.node_name)
         if isinstance(error, NoMessageId) and message.reply_to:
-            await self.deliver(discarded(message, error), message.reply_to)
+            await self.post.deliver(discarded(message, error), message.reply_to)
             self._settle(delivery)
         else:
             await self._bury_and_settle(delivery, str(error))
 
     async def _bury_and_settle(self, delivery: Delivery, reason: str) -> None:
-        await self.bury(delivery.message, reason)
+        await self.post.bury(delivery.message, reason)
         self._settle(delivery)
 
     def _settle(self, delivery: Delivery) -> None:
         with contextlib.suppress(ConnectionLost):
-            delivery.settle(Outcome.ACCEPTED)
+            if not delivery.settled:
+                delivery.settle(Outcome.ACCEPTED)
+
+    # -- what control needs (`control.Governed`) ---------------------------------------------------------------
+
+    def is_done(self, job: str) -> bool:
+        return self.journal.is_done(job)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self._tasks.create_task(work)
+
+    async def drain(self) -> None:
+        """Take no more jobs; those that run go on."""
+        await self._set_draining(True)
+
+    async def resume(self) -> None:
+        """Take jobs again."""
+        await self._set_draining(False)
+
+    async def _set_draining(self, draining: bool) -> None:
+        self.draining = draining
+        for slot in self._free:
+            slot.enter(State.DRAINED if draining else State.UNCLAIMED)
+        await self._adjust()
 
     # -- what starters need (`starter.Office`) -----------------------------------------------------------------
 
-    async def post(self, message: Message, reply_to: str) -> None:
-        try:
-            await self.transport.publish(message, await self.transport.resolve(reply_to), confirm=False)
-        except TooLarge as error:
-            event(log, "status message dropped", logging.WARNING, job=message.correlation_id, reason=str(error))
-        except TransportError as error:
-            event(log, "status message dropped", logging.DEBUG, job=message.correlation_id, reason=str(error))
+    async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
+        await self._custody.hand_over(delivery, job, node)
 
-    async def deliver(self, message: Message, reply_to: str) -> None:
-        while True:
-            try:
-                await self.transport.publish(message, await self.transport.resolve(reply_to))
-                return
-            except ConnectionLost:
-                await self._back_online()
-            except Unroutable as error:
-                kept = dataclasses.replace(message, reply_to=reply_to)
-                await self.bury(kept, f"reply_to {reply_to[:200]!r} can't be routed, the client is gone: {error}")
-                return
+    async def renew(self, starter: Starter) -> None:
+        await self._custody.renew(starter.delivery, starter.job, lambda: self._credits.close_bearer(starter.delivery))
+        event(log, "delivery renewed", job=starter.job.id)
 
-    async def bury(self, message: Message, reason: str) -> None:
-        event(
-            log,
-            "to the dead-letter queue",
-            logging.WARNING,
-            job=message.message_id,
-            queue=self.dead,
-            reason=reason,
-        )
-        headers = {**message.headers, "DeadReason": reason[:4096]}
-        copy = dataclasses.replace(message, headers=headers, user_id=None, expiration=None, durable=True)
-        while True:
-            try:
-                await self.transport.publish(copy, Address("", self.dead))
-                return
-            except ConnectionLost:
-                await self._back_online()
-            except TooLarge:
-                copy = dataclasses.replace(copy, headers={"DeadReason": reason[:4096], "AdTooLarge": True})
-            except Unroutable:
-                await self.transport.declare(Queue(self.dead))
-            except Refused as error:
-                event(
-                    log,
-                    "lost",
-                    logging.ERROR,
-                    job=message.message_id,
-                    reason=f"{self.dead} refused it: {error}",
-                )
-                return
-
-    async def _back_online(self) -> None:
-        await asyncio.sleep(0.05)  # whoever watches the connection may not know yet
-        await self._online.wait()
+    def seconds_offline(self) -> float:
+        return 0.0 if self._online.is_set() else time.monotonic() - self._offline_since
 
     async def spawner(self, slot: Slot, user: str) -> Spawner:
         user = user if os.geteuid() == 0 else ""
         key = (slot.name, user)
         spawner = self._spawners.get(key)
         if spawner is None or not spawner.alive:
-            directory = _user_directory(f"{self.directory}/slot{slot.ad['SlotID']}", user)
+            directory = user_directory(f"{self.directory}/slot{slot.ad['SlotID']}", user)
             spawner = Spawner(self._nursery, f"slot{slot.ad['SlotID']}", user, directory)
             await spawner.ready()
             self._spawners[key] = spawner
@@ -418,58 +472,3 @@ class Node:
                 task.cancel()
 
         return cancel
-
-
-# -- names and directories ---------------------------------------------------------------------------------------
-
-
-def _claim_name(config: Config) -> tuple[BinaryIO, str]:
-    """The node's name, locked on this machine: two nodes must not share one, nor its directories.
-
-    A name that nobody chose gets a number behind it when it is taken, so that starting a second node just works.
-    """
-    base = config.node_name
-    for name in _names(base, chosen=bool(config.startd_name)):
-        directory = f"{config.execute_directory}/{name}"
-        try:
-            os.makedirs(directory, 0o755, exist_ok=True)
-            lock = open(f"{config.execute_directory}/{name}.lock", "wb")  # noqa: SIM115 - held for life
-        except OSError as error:
-            raise ConfigError(
-                f"EXECUTE = {config.execute_directory!r}: {error.strerror}; name a directory that can be written"
-            ) from None
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.close()
-            continue
-        return lock, name
-    raise ConfigError(f"STARTD_NAME: a node named {base!r} runs on this machine already; choose another --name")
-
-
-def _names(base: str, chosen: bool) -> Iterator[str]:
-    yield base
-    if not chosen:
-        yield from (f"{base}-{number}" for number in range(2, 100))
-
-
-def _empty(directory: str) -> None:
-    """Remove what an earlier life of this node left in its directory."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(directory):
-            shutil.rmtree(f"{directory}/{name}", ignore_errors=True)
-
-
-def _user_directory(base: str, user: str) -> str:
-    """A slot's directory for one user's jobs; nobody else may look into it."""
-    directory = f"{base}-{user}" if user else base
-    try:
-        os.makedirs(directory, 0o700, exist_ok=True)
-        if user:
-            account = pwd.getpwnam(user)
-            os.chown(directory, account.pw_uid, account.pw_gid)
-    except KeyError:
-        raise SpawnerError(f"user {user!r} does not exist on this node") from None
-    except OSError as error:
-        raise SpawnerError(f"EXECUTE: {directory!r}: {error.strerror}") from None
-    return directory

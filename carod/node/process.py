@@ -11,7 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -90,11 +90,12 @@ class Usage:
 class Execution:
     """One job in a spawner: its pid once it has one, and how it ended."""
 
-    __slots__ = ("_spawner", "directory", "ended", "pid")
+    __slots__ = ("_spawner", "directory", "ended", "on_started", "pid")
 
     def __init__(self, owner: Spawner, directory: str) -> None:
         self._spawner, self.directory = owner, directory
         self.pid = 0
+        self.on_started: Callable[[int], None] | None = None
         self.ended: asyncio.Future[Ended] = asyncio.get_running_loop().create_future()
 
     def signal(self, number: int) -> None:
@@ -227,6 +228,8 @@ class Spawner:
     def _on_frame(self, execution: Execution, frame: dict[str, Any], blob: bytes | BinaryIO) -> None:
         if "started" in frame:
             execution.pid = frame["started"]
+            if execution.on_started is not None:
+                execution.on_started(execution.pid)
             return
         self._execution = None
         execution.pid = frame.get("pid", 0)

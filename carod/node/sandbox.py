@@ -65,7 +65,7 @@ def unpack(archive: BinaryIO, directory: str, limits: Limits, executable: str | 
             _unpack_tar(archive, placer)
         else:
             raise SandboxError(
-                f"the body begins with {head[:8]!r}, which is no zip, tar or tar.gz; send the input files as one of these"
+                f"the body begins with {head[:8]!r}, which is no zip, tar or tar.gz; send the files as one of these"
             )
     except (
         zipfile.BadZipFile,

@@ -16,7 +16,10 @@
           |                     |                      |                       |
           +--------- the final reply, a zip in it, confirmed by the broker ----+
           |                     |                      |                       |
-       settled               settled          settled, to grid.dead         released
+       settled               settled          settled, to grid.dead     back to grid, settled
+
+A node that was cut off may find that its job was started elsewhere meanwhile: the first start wins, the other one is
+YIELDED, without a reply.
 
 ENDINGS is that drawing's lower half as a table. The starter that accepted a delivery settles it, exactly once, after
 the confirm; nothing else does. Sections named below are those of docs/reference/wire-contract.md.
@@ -25,6 +28,7 @@ the confirm; nothing else does. Sections named below are those of docs/reference
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -34,11 +38,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from carod.amqp import Body, ConnectionLost, Delivery, Message, Outcome, Refused, TooLarge
+from carod.amqp import Body, ConnectionLost, Delivery, Message, Outcome, Refused, TooLarge, TransportError, Unroutable
 from carod.config import Config
 from carod.job import HoldReasonCode, Job, JobError, JobStatus
 from carod.log import event
+from carod.node.journal import Journal
 from carod.node.launch import CLEAN_PATH, Launch, read_launch
+from carod.node.post import Post
 from carod.node.process import Ended, Execution, JobFiles, Spawner, SpawnerError, Usage
 from carod.node.slot import Slot, State
 
@@ -54,6 +60,7 @@ class End(Enum):
     REMOVED = "removed"
     HELD = "held"
     EVICTED = "evicted"
+    YIELDED = "yielded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +69,17 @@ class Ending:
 
     status: JobStatus
     state: str | None
-    outcome: Outcome
     buried: bool = False
+    requeued: bool = False
 
 
 ENDINGS = {
-    End.UNFIT: Ending(JobStatus.HELD, None, Outcome.ACCEPTED, buried=True),
-    End.EXPIRED: Ending(JobStatus.REMOVED, None, Outcome.ACCEPTED),
-    End.EXITED: Ending(JobStatus.COMPLETED, "Exited", Outcome.ACCEPTED),
-    End.REMOVED: Ending(JobStatus.REMOVED, "Exited", Outcome.ACCEPTED),
-    End.HELD: Ending(JobStatus.HELD, "Exited", Outcome.ACCEPTED, buried=True),
-    End.EVICTED: Ending(JobStatus.IDLE, "Exited", Outcome.RELEASED),
+    End.UNFIT: Ending(JobStatus.HELD, None, buried=True),
+    End.EXPIRED: Ending(JobStatus.REMOVED, None),
+    End.EXITED: Ending(JobStatus.COMPLETED, "Exited"),
+    End.REMOVED: Ending(JobStatus.REMOVED, "Exited"),
+    End.HELD: Ending(JobStatus.HELD, "Exited", buried=True),
+    End.EVICTED: Ending(JobStatus.IDLE, "Exited", requeued=True),
 }
 
 
@@ -80,18 +87,17 @@ class Office(Protocol):
     """What a starter needs of its node."""
 
     config: Config
+    journal: Journal
+    post: Post
 
-    def post(self, message: Message, reply_to: str) -> Awaitable[None]:
-        """Send a status message; one that can't be sent now is dropped, the next says more."""
+    def hand_over(self, delivery: Delivery, job: Job, node: str) -> Awaitable[None]:
+        """Give the delivery to the node that has the job."""
 
-    def deliver(self, message: Message, reply_to: str) -> Awaitable[None]:
-        """Send a final reply until the broker has confirmed it, or has it in the dead-letter queue.
+    def renew(self, starter: Starter) -> Awaitable[None]:
+        """Trade a running job's delivery for a fresh one."""
 
-        Raises TooLarge or Refused when the broker won't have this one.
-        """
-
-    def bury(self, message: Message, reason: str) -> Awaitable[None]:
-        """Keep a message in the dead-letter queue."""
+    def seconds_offline(self) -> float:
+        """How long the node has been without its broker."""
 
     def spawner(self, slot: Slot, user: str) -> Awaitable[Spawner]:
         """The spawner that runs this user's jobs on this slot. Raises SpawnerError."""
@@ -112,9 +118,8 @@ class Starter:
         self.started_at = self.ended_at = 0.0
         self.launch: Launch | None = None
         self.execution: Execution | None = None
-        self.stale = False
-        """Whether the job is done but its delivery could not be settled."""
         self._order: tuple[End, str, int] | None = None
+        self._winner = ""
 
     # -- the life ----------------------------------------------------------------------------------------------
 
@@ -125,7 +130,10 @@ class Starter:
             end, body = await self._execute()
         finally:
             self.slot.enter(State.UNCLAIMED)
-        await self._conclude(end, body)
+        if end is End.YIELDED:
+            await self._leave_to(self._winner)
+        else:
+            await self._conclude(end, body)
         self.office.observe(self, end)
         return end
 
@@ -133,6 +141,10 @@ class Starter:
         job = self.job
         if job.expired:
             return self._because(End.EXPIRED, "the message's expiry had passed before a slot was free"), b""
+        limit = _max_starts(job, self.office.config)
+        if job.starts >= limit:
+            reason = f"the job was started {job.starts} times without coming to an end, MaxJobStarts is {limit}"
+            return self._because(End.UNFIT, reason, HoldReasonCode.JOB_POLICY), _error_body(reason)
         try:
             self.launch = launch = read_launch(job, self.slot.ad, self.office.config)
             spawner = await self.office.spawner(self.slot, launch.user)
@@ -145,25 +157,27 @@ class Starter:
         headers = dict(self.slot.headers)
         self.execution = execution = spawner.run(self._files(launch, spawner), job.body)
         job.body = b""  # the spawner has it; the delivery keeps the message for the dead-letter queue
-        await self.office.post(job.reply(JobStatus.RUNNING, slot=headers), job.reply_to)
+        await self.office.post.say(job.reply(JobStatus.RUNNING, slot=headers), job.reply_to)
         self._log("running", user=launch.user)
         if self._order is not None:
             self.end(self._order[0], self._order[1])
-        cancel = self.office.later(self._mind, self._first_look(launch))
+        execution.on_started = lambda pid: self.office.journal.started(job.id, pid)
+        cancel_mind = self.office.later(self._mind, self._first_look(launch))
+        cancel_renewal = self.office.later(self._renew, self.office.config.ack_timeout / 2)
         try:
             ended = await execution.ended
         except SpawnerError as error:
             return self._lost_spawner(error), b""
         finally:
-            cancel()
+            cancel_mind()
+            cancel_renewal()
         self._mark_ended(ended)
         return self._judge(ended), ended.result
 
     def _mark_started(self) -> None:
         ad = self.job.ad
-        starts = ad.get("NumJobStarts")
         self.started_at = time.time()
-        ad["NumJobStarts"] = (starts if isinstance(starts, int) and not isinstance(starts, bool) else 0) + 1
+        ad["NumJobStarts"] = self.job.starts + 1
         ad["JobStartDate"] = int(self.started_at)
         ad["RemoteHost"] = ad["WF_REQ_SLOT"] = self.slot.name
         ad["AMQPID"] = self.job.id
@@ -240,12 +254,20 @@ class Starter:
 
     # -- its end -----------------------------------------------------------------------------------------------
 
+    async def _leave_to(self, node: str) -> None:
+        """The job runs elsewhere, and was first there: no reply, and the delivery goes where the job is."""
+        self._log("yielded", node=node)
+        self.office.journal.ended(self.job.id)
+        if node and not self.delivery.settled:
+            with contextlib.suppress(ConnectionLost, Unroutable):
+                await self.office.hand_over(self.delivery, self.job, node)
+
     async def _conclude(self, end: End, body: Body) -> None:
         """Final reply, confirmed; a copy to the dead-letter queue where the ending says so; settle."""
         ending, job, office = ENDINGS[end], self.job, self.office
         self._log(end.value, status=int(ending.status), **self._outcome())
         try:
-            await office.deliver(job.reply(ending.status, ending.state, body=body), job.reply_to)
+            await office.post.deliver(job.reply(ending.status, ending.state, body=body), job.reply_to)
         except TooLarge:
             await self._deliver_less(job.short_reply(ending.status, ending.state, body=body))
         except Refused as error:
@@ -259,21 +281,27 @@ class Starter:
             if not isinstance(body, bytes):
                 body.close()
         if ending.buried:
-            await office.bury(self.delivery.message, str(job.ad.get("HoldReason", end.value)))
-        self._settle(ending.outcome)
+            await office.post.bury(self.delivery.message, str(job.ad.get("HoldReason", end.value)))
+        if ending.requeued:
+            await office.post.requeue(self.delivery, job)
+            office.journal.ended(job.id)
+        else:
+            office.journal.finished(job.id, job.key)
+        self._settle()
 
     async def _deliver_less(self, message: Message) -> None:
         try:
-            await self.office.deliver(message, self.job.reply_to)
+            await self.office.post.deliver(message, self.job.reply_to)
         except (TooLarge, Refused) as error:  # not even this: the address itself can't be one
-            await self.office.bury(message, f"reply_to {self.job.reply_to[:200]!r}: {error}")
+            await self.office.post.bury(message, f"reply_to {self.job.reply_to[:200]!r}: {error}")
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _settle(self) -> None:
         """Settle the delivery; one whose connection is gone comes again, and is then known to be done."""
+        if self.delivery.settled:
+            return  # renewed a moment ago: the fresh one is on its way, and finds the job done
         try:
-            self.delivery.settle(outcome)
+            self.delivery.settle(Outcome.ACCEPTED)
         except ConnectionLost:
-            self.stale = True
             self._log("is settled when the broker brings it again", level=logging.WARNING)
 
     def adopt(self, delivery: Delivery) -> None:
@@ -285,13 +313,18 @@ class Starter:
 
     def end(self, end: End, reason: str, *, code: int = HoldReasonCode.USER_REQUEST, fast: bool = False) -> None:
         """Have the job end as `end`: its signal now, SIGKILL after its KillSigTimeout, or at once if `fast`."""
-        if self._order is None:
+        if self._order is None or end is End.YIELDED:
             self._order = (end, reason, int(code))
         launch, execution = self.launch, self.execution
         if launch is None or execution is None:
             return  # `_execute` looks at the order as soon as there is something to end
         number = {End.REMOVED: launch.remove_signal, End.HELD: launch.hold_signal}.get(end, launch.kill_signal)
         execution.kill(number, 0.0 if fast else launch.kill_timeout)
+
+    def give_way(self, node: str) -> None:
+        """End the job here, at once and without a reply: `node` runs it, and started it first."""
+        self._winner = node
+        self.end(End.YIELDED, f"{node or 'another node'} started it first", fast=True)
 
     async def suspend(self) -> None:
         """Stop all of the job's processes, and say so."""
@@ -318,7 +351,7 @@ class Starter:
             return
         self._record(usage)
         state = "Suspended" if self.slot.state is State.SUSPENDED else "Running"
-        await self.office.post(self.job.reply(JobStatus.RUNNING, state), self.job.reply_to)
+        await self.office.post.say(self.job.reply(JobStatus.RUNNING, state), self.job.reply_to)
 
     def _record(self, usage: Usage) -> None:
         ad = self.job.ad
@@ -328,6 +361,15 @@ class Starter:
         ad["ImageSize"], ad["ResidentSetSize"] = usage.image_size, usage.resident
         ad["DiskUsage"] = usage.disk
 
+    async def _renew(self) -> None:
+        """Keep the delivery younger than the broker's ACK_TIMEOUT, for as long as the job runs."""
+        while True:
+            try:
+                await self.office.renew(self)
+            except TransportError as error:
+                self._log("not renewed", level=logging.WARNING, reason=str(error))
+            await asyncio.sleep(self.office.config.ack_timeout / 2)
+
     def _first_look(self, launch: Launch) -> float:
         """Seconds until `_mind` has something to do; most jobs are over by then."""
         config, dues = self.office.config, [self.office.config.starter_initial_update_interval]
@@ -335,6 +377,8 @@ class Starter:
             dues.append(launch.duration)
         if launch.memory is not None:
             dues.append(config.starter_memory_interval)
+        if launch.lease is not None:
+            dues.append(launch.lease)
         return min(dues)
 
     async def _mind(self) -> None:
@@ -348,6 +392,10 @@ class Starter:
                 reason = f"the job ran for its AllowedExecuteDuration of {launch.duration:g} s"
                 self.end(End.HELD, reason, code=HoldReasonCode.JOB_EXECUTION_TIME_EXCEEDED)
                 return
+            if launch.lease is not None and self.office.seconds_offline() >= launch.lease:
+                self._log("lease lost", level=logging.WARNING, lease=launch.lease)
+                self.give_way("")  # by now another node may have started it
+                return
             if elapsed >= next_update:
                 await self.update()
                 next_update += config.starter_update_interval
@@ -358,6 +406,8 @@ class Starter:
                 dues.append(launch.duration - elapsed)
             if launch.memory is not None:
                 dues.append(config.starter_memory_interval)
+            if launch.lease is not None:
+                dues.append(max(0.1, launch.lease - self.office.seconds_offline()))
             await asyncio.sleep(max(0.01, min(dues)))
 
     async def _check_memory(self, limit: int) -> None:
@@ -377,6 +427,11 @@ class Starter:
 
     def _log(self, what: str, level: int = logging.INFO, **fields: Any) -> None:
         event(log, f"job {what}", level, job=self.job.id, slot=self.slot.name, **fields)
+
+
+def _max_starts(job: Job, config: Config) -> int:
+    limit = job.ad.get("MaxJobStarts")
+    return limit if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0 else config.max_job_starts
 
 
 def _error_body(reason: str) -> bytes:

@@ -1,0 +1,164 @@
+"""Control messages (docs/reference/wire-contract.md, section 5): what a request says, and what comes back.
+
+Shared by the node, which obeys, and by whoever asks: clients, the command line, and nodes asking each other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from carod.amqp import Address, Delivery, HeaderValue, Message, Queue, Subscription, Transport
+
+
+class Action(Enum):
+    """What can be asked; all but the last three are about one job."""
+
+    REMOVE = "Remove"
+    HOLD = "Hold"
+    SUSPEND = "Suspend"
+    CONTINUE = "Continue"
+    VACATE = "Vacate"
+    SET_ATTRIBUTE = "SetAttribute"
+    QUERY = "Query"
+    WHO_HAS = "WhoHas"
+    YIELD = "Yield"
+    DRAIN = "Drain"
+    RESUME = "Resume"
+    PING = "Ping"
+
+
+class BadRequest(ValueError):
+    """A control message that can't be obeyed; the text says what is wrong and what would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request. `sender` is the broker's word for who sent it; `node` the asking node's name, if one asks."""
+
+    action: Action
+    job: str = ""
+    name: str = ""
+    value: HeaderValue = None
+    reason: str = ""
+    node: str = ""
+    sender: str | None = field(default=None, compare=False)
+
+    def to_message(self) -> Message:
+        headers: dict[str, HeaderValue] = {"Action": self.action.value}
+        texts = {"JobId": self.job, "Name": self.name, "Reason": self.reason, "Node": self.node}
+        headers |= {key: text for key, text in texts.items() if text}
+        if self.value is not None:
+            headers["Value"] = self.value
+        return Message(b"", headers, str(uuid.uuid4()), expiration=60.0)
+
+    @classmethod
+    def from_message(cls, message: Message) -> Request:
+        """Raises BadRequest for an unknown action or one whose arguments are missing."""
+        headers = {name.lower(): value for name, value in message.headers.items()}
+        text = str(headers.get("action", ""))
+        try:
+            action = Action(text)
+        except ValueError:
+            known = ", ".join(item.value for item in Action)
+            raise BadRequest(f"Action: {text[:40]!r} is unknown; it is one of {known}") from None
+        job = str(headers.get("jobid", "")).strip('"')
+        if not job and action not in (Action.DRAIN, Action.RESUME, Action.PING):
+            raise BadRequest(f"{action.value} needs the header JobId: the message id of the job")
+        name = str(headers.get("name", "")).strip('"')
+        if action is Action.SET_ATTRIBUTE and not (name and "value" in headers):
+            raise BadRequest("SetAttribute needs the headers Name and Value (ClassAd source text)")
+        return cls(
+            action, job, name, headers.get("value"), str(headers.get("reason", "")), str(headers.get("node", "")),
+            message.user_id,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A node's answer: `status` 0, or an error and its text. `headers` are all it sent, `body` JSON for Ping."""
+
+    status: int
+    error: str
+    node: str
+    headers: dict[str, HeaderValue]
+    body: bytes = b""
+
+    @classmethod
+    def from_message(cls, message: Message) -> Answer:
+        headers = dict(message.headers)
+        status, body = headers.get("Status"), message.body
+        return cls(
+            status if isinstance(status, int) else 1,
+            str(headers.get("Error", "")),
+            str(headers.get("Node", "")),
+            headers,
+            body if isinstance(body, bytes) else body.read(),
+        )
+
+
+def answer(
+    request: Message, node: str, error: str = "", headers: Mapping[str, HeaderValue] | None = None, body: bytes = b""
+) -> Message:
+    """The message that answers a request: `headers`, then Status, Node and, if it failed, Error."""
+    status: dict[str, HeaderValue] = {"Status": 1 if error else 0, "Node": node}
+    if error:
+        status["Error"] = error
+    return Message(
+        body, {**(headers or {}), **status}, str(uuid.uuid4()), request.correlation_id or request.message_id,
+        content_type="application/json" if body else None,
+    )  # fmt: skip
+
+
+def job_key(job: str) -> str:
+    """The routing key that reaches whoever has a job."""
+    return f"job.{job}"[:255]
+
+
+def node_key(node: str) -> str:
+    return f"node.{node}"
+
+
+EVERYONE = "all"
+
+
+class Asker:
+    """Sends requests to a grid's nodes and gathers their answers, on a connection that it does not own."""
+
+    def __init__(self, transport: Transport, queue: str) -> None:
+        self._transport, self._exchange = transport, f"{queue}.control"
+        self._waiting: dict[str, asyncio.Queue[Answer]] = {}
+        self._replies = ""
+        self._subscription: Subscription | None = None
+
+    async def open(self) -> None:
+        """Make the queue for the answers. To be called again on every new connection."""
+        wanted = Queue("", durable=False, exclusive=True, auto_delete=True)
+        self._replies, _ = await self._transport.declare(wanted)
+        self._subscription = await self._transport.consume(self._replies, self._arrived, credit=0, settled=True)
+
+    def _arrived(self, delivery: Delivery) -> None:
+        waiting = self._waiting.get(delivery.message.correlation_id or "")
+        if waiting is not None:
+            waiting.put_nowait(Answer.from_message(delivery.message))
+
+    async def ask(self, request: Request, key: str, timeout: float, enough: int = 1) -> list[Answer]:
+        """Send a request and wait for `enough` answers or `timeout` seconds. Raises TransportError."""
+        message = request.to_message()
+        message.reply_to = self._replies
+        assert message.message_id is not None
+        arrived = self._waiting[message.message_id] = asyncio.Queue()
+        answers: list[Answer] = []
+        try:
+            await self._transport.publish(message, Address(self._exchange, key), confirm=False)
+            async with asyncio.timeout(timeout):
+                while len(answers) < enough:
+                    answers.append(await arrived.get())
+        except TimeoutError:
+            pass
+        finally:
+            del self._waiting[message.message_id]
+        return answers

@@ -1,0 +1,163 @@
+"""grid.control at the node: requests come in, are checked, obeyed and answered (wire contract, section 5)."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Coroutine
+from typing import Any, Protocol
+
+from carod.amqp import Address, Exchange, HeaderValue, Message, Queue, Transport, TransportError
+from carod.classad import ClassAdSyntaxError, parse_value
+from carod.config import Config
+from carod.control import EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
+from carod.job import NODE_ATTRIBUTES, HoldReasonCode, wire_headers
+from carod.log import event
+from carod.node.slot import Slot
+from carod.node.starter import End, Starter
+
+log = logging.getLogger("carod.control")
+PROTECTED = NODE_ATTRIBUTES | {"jobstatus", "numjobstarts", "jobstartdate", "owner", "user", "wf_req_slot", "amqpid"}
+"""Attributes that nobody may set from outside, in lower case."""
+
+
+class Governed(Protocol):
+    """What control needs of its node."""
+
+    config: Config
+    running: dict[str, Starter]
+    slots: list[Slot]
+
+    @property
+    def draining(self) -> bool: ...
+    def is_done(self, job: str) -> bool: ...
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
+    async def drain(self) -> None: ...
+    async def resume(self) -> None: ...
+
+
+class Control:
+    """A node's ear on the control exchange."""
+
+    def __init__(self, transport: Transport, node: Governed) -> None:
+        self._transport, self._node = transport, node
+        self._name = node.config.node_name
+        self._exchange = f"{node.config.carod_broker_queue}.control"
+        self._super_users = {name.strip() for name in node.config.queue_super_users.split(",")} - {""}
+
+    async def open(self) -> None:
+        """Listen, on a queue that ends with the connection. Raises TransportError."""
+        await self._transport.declare(Exchange(self._exchange, "topic"))
+        keys = (node_key(self._name), EVERYONE, job_key("#"))
+        bindings = tuple(Address(self._exchange, key) for key in keys)
+        wanted = Queue("", durable=False, exclusive=True, auto_delete=True, bindings=bindings)
+        name, _ = await self._transport.declare(wanted)
+        await self._transport.consume(
+            name, lambda delivery: self._node.spawn(self._serve(delivery.message)), credit=0, settled=True
+        )
+
+    async def _serve(self, message: Message) -> None:
+        reply: Message | None
+        try:
+            request = Request.from_message(message)
+            if request.node == self._name:
+                return  # our own question
+            reply = await self._obey(request, message)
+        except BadRequest as error:
+            reply = answer(message, self._name, str(error))
+        if reply is None or not message.reply_to:
+            return
+        try:
+            await self._transport.publish(reply, await self._transport.resolve(message.reply_to), confirm=False)
+        except TransportError as error:
+            event(log, "answer dropped", logging.DEBUG, reason=str(error))
+
+    async def _obey(self, request: Request, message: Message) -> Message | None:
+        match request.action:
+            case Action.PING:
+                return answer(message, self._name, body=self._describe())
+            case Action.DRAIN:
+                await self._node.drain()
+            case Action.RESUME:
+                await self._node.resume()
+            case Action.WHO_HAS:
+                return self._who_has(request, message)
+            case _:
+                return await self._obey_for_job(request, message)
+        event(log, request.action.value, node=self._name, sender=request.sender)
+        return answer(message, self._name)
+
+    def _who_has(self, request: Request, message: Message) -> Message | None:
+        starter = self._node.running.get(request.job)
+        if starter is not None:
+            return answer(message, self._name, headers={"State": "running", "JobStartDate": starter.started_at})
+        if self._node.is_done(request.name or request.job):
+            return answer(message, self._name, headers={"State": "done"})
+        return None
+
+    async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
+        starter = self._node.running.get(request.job)
+        if starter is None:
+            return None  # another node has it, or none: silence tells the asker
+        self._authorize(request, starter)
+        event(log, request.action.value, job=request.job, sender=request.sender, reason=request.reason)
+        who = request.sender or "a control message"
+        reason = request.reason or f"{request.action.value} by {who}"
+        match request.action:
+            case Action.QUERY:
+                return answer(message, self._name, headers=wire_headers(starter.job.ad))
+            case Action.REMOVE:
+                starter.end(End.REMOVED, reason)
+            case Action.HOLD:
+                starter.end(End.HELD, reason, code=HoldReasonCode.USER_REQUEST)
+            case Action.VACATE:
+                starter.end(End.EVICTED, reason)
+            case Action.SUSPEND:
+                await starter.suspend()
+            case Action.CONTINUE:
+                await starter.resume()
+            case Action.SET_ATTRIBUTE:
+                _set_attribute(starter, request)
+            case Action.YIELD:
+                starter.give_way(request.node)
+        return answer(message, self._name)
+
+    def _authorize(self, request: Request, starter: Starter) -> None:
+        """Where the broker validated who sent the job, only that user's requests count, and super users'."""
+        owner = starter.job.ad.get("AuthenticatedIdentity")
+        if owner is None or request.action in (Action.QUERY, Action.YIELD):
+            return
+        if request.sender != owner and request.sender not in self._super_users:
+            who = request.sender or "a sender without user id"
+            raise BadRequest(f"job {request.job} is {owner}'s; {who} may not {request.action.value} it")
+
+    def _describe(self) -> bytes:
+        """The node and its slots, for `carod nodes`."""
+        by_slot = {starter.slot.name: starter for starter in self._node.running.values()}
+        slots = []
+        for slot in self._node.slots:
+            starter = by_slot.get(slot.name)
+            entry: dict[str, HeaderValue] = {"Name": slot.name}
+            entry |= {name: slot.ad.get(name) for name in ("State", "Activity", "Memory", "LoadAvg")}
+            if starter is not None:
+                ad = starter.job.ad
+                entry |= {"JobId": starter.job.id, "JobStartDate": starter.started_at, "Cmd": str(ad.get("Cmd", ""))}
+                entry["Owner"] = str(ad.get("AuthenticatedIdentity") or ad.get("Owner") or "")
+            slots.append(entry)
+        node = {"Node": self._name, "Draining": self._node.draining, "Running": len(by_slot), "Slots": slots}
+        return json.dumps(node).encode()
+
+
+def _set_attribute(starter: Starter, request: Request) -> None:
+    if request.name.lower() in PROTECTED:
+        raise BadRequest(f"attribute {request.name} is the node's to set")
+    value = request.value
+    if isinstance(value, str):
+        try:
+            starter.job.ad[request.name] = parse_value(value)
+        except ClassAdSyntaxError as error:
+            raise BadRequest(f"{request.name}: {error}; a string needs its quotes in a ClassAd") from None
+    elif isinstance(value, bool | int | float):
+        starter.job.ad[request.name] = value
+    else:
+        raise BadRequest(f"{request.name}: {value!r:.60} is no ClassAd value; send a number, a boolean or source text")

@@ -1,0 +1,137 @@
+"""Whose is this job? A delivery that comes a second time is never just run.
+
+The broker brings a job again when it has lost the connection, or the patience, of the node that had it: which may run
+it still. So the node that gets it asks on the control exchange who has the job:
+
+    running here            the new delivery takes the old one's place               (`node.py`)
+    done here               it is settled                                            (`node.py`)
+    running on node X       it is handed to X's own queue, where X adopts it
+    done on node X          it is settled
+    nobody answers          its node may be about to come back: it is parked, and asked for again after a while
+    nobody, once more       its node is dead: it is run, and NumJobStarts says so
+
+A job that a node hands back by itself (refused, evicted) is published anew, so that it does not look like this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, Unroutable
+from carod.config import Config
+from carod.control import Action, Answer, Asker, Request, job_key
+from carod.job import EXPIRES_AT, INCARNATION, Job
+from carod.log import event
+
+log = logging.getLogger("carod.custody")
+ASK = 0.2
+"""Seconds to wait for an answer to WhoHas; nodes answer from memory."""
+PARKED_UNTIL, HANDED_OVER = "x-carod-parked-until", "x-carod-handed-over"
+NODE_QUEUE_EXPIRES = 86_400.0
+"""Seconds after which the broker forgets the queue of a node that did not come back; its messages are long gone."""
+
+
+def is_second(delivery: Delivery) -> bool:
+    """Whether this job may have been started before, here or elsewhere."""
+    headers = delivery.message.headers
+    return delivery.redelivered or "x-death" in headers or PARKED_UNTIL in headers or HANDED_OVER in headers
+
+
+def queues(config: Config) -> tuple[Queue, Queue]:
+    """The queue for parked jobs and the node's own; both give back to the job queue what stays in them."""
+    name, back = config.carod_broker_queue, Address("", config.carod_broker_queue)
+    parked = Queue(f"{name}.parked", message_ttl=config.adoption_wait, dead_letter=back)
+    own = Queue(
+        node_queue(name, config.node_name), message_ttl=config.lease_time, dead_letter=back, expires=NODE_QUEUE_EXPIRES
+    )
+    return parked, own
+
+
+def node_queue(queue: str, node: str) -> str:
+    return f"{queue}.node.{node}"
+
+
+def copy(message: Message, job: Job, **marks: HeaderValue) -> Message:
+    """A message to publish anew: without the broker's own marks, and no longer to be lived than before."""
+    headers = {name: value for name, value in message.headers.items() if not name.startswith("x-")}
+    if job.expires_at is not None:
+        headers[EXPIRES_AT] = job.expires_at
+    if job.incarnation:
+        headers[INCARNATION] = job.incarnation
+    headers |= marks
+    return dataclasses.replace(message, headers=headers, user_id=None, expiration=None)
+
+
+class Custody:
+    """Decides on second deliveries, and hands deliveries over between nodes."""
+
+    def __init__(self, transport: Transport, config: Config, asker: Asker) -> None:
+        self._transport, self._config, self._asker = transport, config, asker
+        self._queue = config.carod_broker_queue
+
+    async def who_has(self, job: Job) -> Answer | None:
+        """The node that runs a job or has done it; None if none of those connected does."""
+        request = Request(Action.WHO_HAS, job.id, name=job.key, node=self._config.node_name)
+        answers = await self._asker.ask(request, job_key(job.id), ASK)
+        return answers[0] if answers else None
+
+    async def may_run(self, delivery: Delivery, job: Job) -> bool:
+        """Whether a second delivery is to be run here; if not, it is in the right hands and settled."""
+        owner = await self.who_has(job)
+        if owner is not None:
+            state = str(owner.headers.get("State", ""))
+            event(log, "job has an owner", job=job.id, owner=owner.node, state=state)
+            if state == "done":
+                delivery.settle(Outcome.ACCEPTED)
+                return False
+            try:
+                await self.hand_over(delivery, job, owner.node)
+                return False
+            except Unroutable:  # its queue is not there yet: it has just connected
+                await self._park(delivery, job, time.time() + self._config.adoption_wait)
+                return False
+        until = delivery.message.headers.get(PARKED_UNTIL)
+        if isinstance(until, int | float) and time.time() >= until:
+            event(log, "job has lost its node", logging.WARNING, job=job.id, starts=job.starts)
+            return True
+        wait = self._wait(job)
+        await self._park(delivery, job, until if isinstance(until, int | float) else time.time() + wait)
+        return False
+
+    def _wait(self, job: Job) -> float:
+        """How long a job's owner may stay away: its JobLeaseDuration, else ADOPTION_WAIT; seconds."""
+        lease = job.ad.get("JobLeaseDuration")
+        if isinstance(lease, int | float) and not isinstance(lease, bool) and lease > 0:
+            return float(lease)
+        return self._config.adoption_wait
+
+    async def _park(self, delivery: Delivery, job: Job, until: float) -> None:
+        # Whoever lost it had most likely started it; the first to park it counts that start.
+        known = PARKED_UNTIL in delivery.message.headers
+        marks: dict[str, HeaderValue] = {PARKED_UNTIL: until - MARGIN, "NumJobStarts": job.starts + (0 if known else 1)}
+        await self._transport.publish(copy(delivery.message, job, **marks), Address("", f"{self._queue}.parked"))
+        event(log, "job parked", job=job.id, until=round(until - time.time(), 1))
+        delivery.settle(Outcome.ACCEPTED)
+
+    async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
+        """Give a delivery to the node that has its job. Raises Unroutable."""
+        address = Address("", node_queue(self._queue, node))
+        await self._transport.publish(copy(delivery.message, job, **{HANDED_OVER: self._config.node_name}), address)
+        delivery.settle(Outcome.ACCEPTED)
+
+    async def renew(self, delivery: Delivery, job: Job, release_credit: Callable[[], Awaitable[None]]) -> None:
+        """Trade a running job's delivery for a fresh one on the node's own queue, before the broker loses patience.
+
+        The consumer that brought the old one goes first, or it would be offered a job for a slot that is taken.
+        """
+        own = Address("", node_queue(self._queue, self._config.node_name))
+        await self._transport.publish(copy(delivery.message, job, **{HANDED_OVER: self._config.node_name}), own)
+        await release_credit()
+        delivery.settle(Outcome.ACCEPTED)
+
+
+MARGIN = 0.5
+"""Seconds by which a parked job may come back early: its time is then up all the same."""

@@ -1,0 +1,112 @@
+"""What a node sends: status messages, final replies, what nobody can be told, and jobs that go back to the queue."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+
+from carod.amqp import (
+    Address,
+    ConnectionLost,
+    Delivery,
+    Message,
+    Queue,
+    Refused,
+    TooLarge,
+    Transport,
+    TransportError,
+    Unroutable,
+)
+from carod.job import Job
+from carod.log import event
+from carod.node.custody import copy
+from carod.node.journal import Journal
+
+log = logging.getLogger("carod.post")
+
+
+class Post:
+    """Sends a node's messages. What has to arrive is sent until the broker confirms it, however long it is away."""
+
+    def __init__(self, transport: Transport, queue: str, journal: Journal, online: asyncio.Event) -> None:
+        self._transport, self._queue, self.dead = transport, queue, f"{queue}.dead"
+        self._journal, self._online = journal, online
+
+    async def say(self, message: Message, reply_to: str) -> None:
+        """Send a status message; one that can't be sent now is dropped, the next says more."""
+        try:
+            await self._transport.publish(message, await self._transport.resolve(reply_to), confirm=False)
+        except TooLarge as error:
+            event(log, "status message dropped", logging.WARNING, job=message.correlation_id, reason=str(error))
+        except TransportError as error:
+            event(log, "status message dropped", logging.DEBUG, job=message.correlation_id, reason=str(error))
+
+    async def deliver(self, message: Message, reply_to: str) -> None:
+        """Send a final reply until the broker has confirmed it, or has it in the dead-letter queue.
+
+        While the broker is away it waits on disk. Raises TooLarge or Refused when the broker won't have this one.
+        """
+        kept = False
+        while True:
+            try:
+                await self._transport.publish(message, await self._transport.resolve(reply_to))
+                if kept:
+                    self._journal.drop(message)
+                return
+            except ConnectionLost:
+                kept = kept or await asyncio.to_thread(self._keep, message, reply_to)
+                await self._back_online()
+            except Unroutable as error:
+                lost = dataclasses.replace(message, reply_to=reply_to)
+                await self.bury(lost, f"reply_to {reply_to[:200]!r} can't be routed, the client is gone: {error}")
+                return
+
+    def _keep(self, message: Message, reply_to: str) -> bool:
+        """Have a result on disk while its broker is away."""
+        try:
+            self._journal.keep(message, reply_to)
+        except OSError as error:
+            event(log, "result not journaled", logging.ERROR, job=message.correlation_id, reason=str(error))
+            return False
+        return True
+
+    async def bury(self, message: Message, reason: str) -> None:
+        """Keep a message in the dead-letter queue, the reason in its header DeadReason."""
+        event(
+            log,
+            "to the dead-letter queue",
+            logging.WARNING,
+            job=message.message_id,
+            queue=self.dead,
+            reason=reason,
+        )
+        headers = {**message.headers, "DeadReason": reason[:4096]}
+        buried = dataclasses.replace(message, headers=headers, user_id=None, expiration=None, durable=True)
+        while True:
+            try:
+                await self._transport.publish(buried, Address("", self.dead))
+                return
+            except ConnectionLost:
+                await self._back_online()
+            except TooLarge:
+                buried = dataclasses.replace(buried, headers={"DeadReason": reason[:4096], "AdTooLarge": True})
+            except Unroutable:
+                await self._transport.declare(Queue(self.dead))
+            except Refused as error:
+                event(
+                    log,
+                    "lost",
+                    logging.ERROR,
+                    job=message.message_id,
+                    reason=f"{self.dead} refused it: {error}",
+                )
+                return
+
+    async def requeue(self, delivery: Delivery, job: Job) -> None:
+        """Publish a job anew: the broker's own requeue would look like a node's death (custody.py)."""
+        await self._transport.publish(copy(delivery.message, job, NumJobStarts=job.starts), Address("", self._queue))
+
+    async def _back_online(self) -> None:
+        await asyncio.sleep(0.05)  # whoever watches the connection may not know yet
+        await self._online.wait()
