@@ -48,7 +48,7 @@ def markdown(figures: Figures) -> str:
     parts.append(
         "## The machine\n\n"
         + _table(("", ""), [*figures["machine"].items()])
-        + "Broker, load and contender share it.\n"
+        + "\nBroker, load and contender share it.\n"
     )
     return "\n".join(parts)
 
@@ -131,9 +131,9 @@ def _compare(figures: Figures) -> str:
     head = ("", "latency p50", "p99", "throughput", "its rounds", "latency / floor", "throughput / floor")
     return (
         "## Node, floor and Celery\n\n"
-        f"`/bin/true`: {figures['sequential']} jobs one after the other for the latency, a burst of {figures['jobs']} for "
-        f"the throughput; {len(figures['rounds']['node'])} rounds in turn, medians of the rounds. {figures['slots']} slots; "
-        "Celery prefork with 2 processes, which answers with the exit code only.\n\n"
+        f"`/bin/true`: {figures['sequential']} jobs one after the other for the latency, a burst of {figures['jobs']} "
+        f"for the throughput; {len(figures['rounds']['node'])} rounds in turn, medians of the rounds. "
+        f"{figures['slots']} slots; Celery prefork with 2 processes, which answers with the exit code only.\n\n"
         + _table(head, rows)
         + "\nCPU per job of the burst, from `/proc`:\n\n"
         + _table(("", "its process", "spawners", "the jobs' own"), _cpu_rows(figures["rounds"]))
@@ -153,21 +153,23 @@ def _cpu_rows(rounds: dict[str, list[Figures]]) -> Iterable[tuple[str, ...]]:
 def _slots(rows: list[Figures]) -> str:
     table = [
         (
-            row["slots"], f"{row['rate']:.0f} jobs/s", f"{row['floor_rate']:.0f} jobs/s", f"{row['rate'] / row['floor_rate']:.2f}",
+            row["slots"], f"{row['rate']:.0f} jobs/s", f"{row['floor_rate']:.0f} jobs/s",
+            f"{row['rate'] / row['floor_rate']:.2f}",
             f"{row['sleep_rate']:.1f} jobs/s", f"{row['sleep_rate'] * row['sleep'] / row['slots']:.0%}",
-            f"{row['idle_main_rss'] / MB:.0f} MB", f"{row['idle_tree_pss'] / MB:.0f} MB", f"{row['idle_tree_rss'] / MB:.0f} MB",
+            *(f"{row[name] / MB:.0f} MB" for name in ("idle_main_rss", "idle_tree_pss", "idle_tree_rss")),
         )
         for row in rows
     ]  # fmt: skip
     nap = rows[0]["sleep"]
     head = (
-        "slots", "`/bin/true`", "the floor's", "ratio", f"`sleep {nap:g}`", "of the ideal", "idle: node, RSS", "all, PSS",
-        "all, sum of RSS",
+        "slots", "`/bin/true`", "the floor's", "ratio", f"`sleep {nap:g}`", "of the ideal",
+        "idle: node, RSS", "all, PSS", "all, sum of RSS",
     )  # fmt: skip
     return (
         "## By slots\n\n"
-        "Throughput of bursts. Jobs that do nothing are bound by the CPUs; jobs that sleep are bound by the slots, ideally "
-        f"to slots / {nap:g} s. A sum of RSS counts shared pages once for each process.\n\n" + _table(head, table)
+        "Throughput of bursts. Jobs that do nothing are bound by the CPUs; jobs that sleep are bound by the slots, "
+        f"ideally to slots / {nap:g} s. A sum of RSS counts shared pages once for each process.\n\n"
+        + _table(head, table)
     )
 
 
@@ -213,8 +215,8 @@ def _results(rows: list[Figures]) -> str:
     )
     return (
         "## By result size\n\n"
-        "`head -c SIZE /dev/urandom`: random bytes, which can't be compressed; one job after the other, on a fresh node for "
-        "each size. Peak resident memory (VmHWM) above that of the idle node; with spawners: the sum of each process's "
+        "`head -c SIZE /dev/urandom`: random bytes, which can't be compressed; one job after the other, on a fresh "
+        "node for each size. Peak resident memory (VmHWM) above that of the idle node; with spawners: the sum of each process's "
         "own peak, an upper bound.\n\n" + _table(head, table)
     )
 
