@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from datetime import datetime, timedelta
 from typing import Any
 
-from .evaluation import evaluate
-from .expr import AdExpr, ListExpr, Literal, write_ad
+from .evaluation import Expr, evaluate
+from .expr import AdExpr, ListExpr, plain, write_ad
 from .operators import truth
 from .values import SCALARS, UNDEFINED, Value, fold, quote_name, unparse
 
@@ -15,7 +16,8 @@ class ClassAd(MutableMapping[str, Any]):
     """A mapping of attribute names, whose case does not matter, to values and expressions.
 
     Set an attribute to an int (64 bits), float, str, bool, list, ClassAd, datetime, timedelta, `UNDEFINED`,
-    `ERROR` or an `Expr`; reading gives the same back. Names keep the spelling they were last set with, and
+    `ERROR` or an `Expr`; reading gives the same back. None becomes `UNDEFINED`, a dict a ClassAd; what else is no
+    ClassAd value is a TypeError. Names keep the spelling they were last set with, and
     the order they were first set in. `evaluate` gives an attribute's value.
     """
 
@@ -26,7 +28,8 @@ class ClassAd(MutableMapping[str, Any]):
         self.entries: dict[str, tuple[str, Any]] = {}
         self.parent: ClassAd | None = None
         if values:
-            self.update(values)
+            for name, value in values.items() if isinstance(values, Mapping) else values:
+                self[name] = value
 
     @classmethod
     def parse(cls, text: str) -> ClassAd:
@@ -100,7 +103,9 @@ class ClassAd(MutableMapping[str, Any]):
         return self[name] if fold(name) in self.entries else default
 
     def __setitem__(self, name: str, value: Any) -> None:
-        self.entries[fold(name)] = (name, value.value if type(value) is Literal else value)
+        if type(value) not in _KEPT:
+            value = _storable(name, value)
+        self.entries[fold(name)] = (name, value)
 
     def __delitem__(self, name: str) -> None:
         try:
@@ -133,6 +138,29 @@ class ClassAd(MutableMapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"ClassAd.parse({str(self)!r})"
+
+
+_KEPT = SCALARS | {list, ClassAd}
+
+
+def _storable(name: str, value: Any) -> Any:
+    """What an ad keeps for a `value` of any other type than those it keeps as they are."""
+    if isinstance(value, Expr):
+        return plain(value)
+    if value is None:
+        return UNDEFINED
+    if isinstance(value, Mapping):
+        return ClassAd(value)
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    for kind in (bool, int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # an IntEnum, a str of another library
+    if isinstance(value, datetime):
+        return datetime.combine(value.date(), value.timetz())
+    if isinstance(value, timedelta):
+        return timedelta(value.days, value.seconds, value.microseconds)
+    raise TypeError(f"{name}: {value!r} is no ClassAd value: use int, float, str, bool, list, ClassAd or a time")
 
 
 def _same(left: Any, right: Any) -> bool:

@@ -59,12 +59,8 @@ class State:
         if kind in SCALARS:
             self.charge(len(value) if kind is str else 0)
             return value
-        if kind is list:
-            return LazyList(value, scope)
         if not isinstance(value, Expr):
-            # A value from an evaluation already knows where it belongs; an ad in a list from Python doesn't
-            # yet.
-            return value if kind is LazyList or value.parent is not None else value.inside(scope)
+            return self.placed(value, scope)
         self.charge()
         outer, self.current = self.current, scope
         self.enter(value.depth + 1)
@@ -72,6 +68,17 @@ class State:
         self.depth -= value.depth + 1
         self.current = outer
         return result
+
+    def placed(self, value: Any, scope: ClassAd | None) -> Any:
+        """A list or ad, where it belongs; ERROR for an object from Python that is no value."""
+        if type(value) is list:
+            return LazyList(value, scope)
+        if type(value) is LazyList:
+            return value
+        if not hasattr(value, "entries"):
+            return ERROR
+        # A value from an evaluation knows its place already; an ad in a list from Python doesn't yet.
+        return value if value.parent is not None else value.inside(scope)
 
     def enter(self, depth: int) -> None:
         self.depth += depth

@@ -58,7 +58,7 @@ class Attribute(Expr):
             state.charge(len(value) if kind is str else 0)
             return value
         if not isinstance(value, Expr):
-            return LazyList(value, scope) if kind is list else value.inside(scope)
+            return state.placed(value, scope) if kind is list else value.inside(scope)
         # An attribute that is evaluated because of itself is undefined inside itself.
         key = (id(scope.entries), self.key)
         if key in state.busy:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,24 @@ def test_a_literal_attribute_is_a_plain_value_and_another_its_expression() -> No
     assert isinstance(ad["e"], Expr)
     ad["f"] = parse("7")
     assert ad["f"] == 7
+
+
+def test_pythons_other_types_become_values_or_are_refused_by_name() -> None:
+    class Level(IntEnum):
+        HIGH = 3
+
+    class Text(str):
+        pass
+
+    ad = ClassAd({"a": None, "b": {"c": 1}, "d": (1, 2), "e": Level.HIGH, "f": Text("x"), "g": [None, object(), (1,)]})
+    assert ad["a"] is UNDEFINED
+    assert ad["b"] == ClassAd({"c": 1})
+    assert ad["d"] == [1, 2]
+    assert type(ad["e"]) is int
+    assert type(ad["f"]) is str
+    assert ad.evaluate("g") == [ERROR, ERROR, ERROR]
+    with pytest.raises(TypeError, match=r"^X: b'raw' is no ClassAd value: use int"):
+        ad["X"] = b"raw"
 
 
 def test_evaluating_gives_values_all_the_way_down() -> None:
