@@ -250,18 +250,21 @@ def job_message(
 def wire_headers(ad: Mapping[str, Value | Expr]) -> dict[str, HeaderValue]:
     """An ad as application headers: numbers and booleans as such, all else as ClassAd source text (section 4)."""
     return {
-        name: value if value.__class__ in _AS_IS else unparse(value)  # type: ignore[misc]
+        name: value if value.__class__ in _AS_IS and -HUGE < value < HUGE else unparse(value)  # type: ignore
         for name, value in ad.items()
     }
 
 
 _AS_IS = frozenset((bool, int, float))
+HUGE = float("inf")
+"""NaN and the infinities travel as source text: RabbitMQ ends the connection that sends one as a number."""
+MAX_INTEGER = (1 << 63) - 1
 
 
 def read_headers(headers: Mapping[str, HeaderValue], ad: ClassAd) -> None:
     """Put application headers into an ad (section 2). Raises JobError naming the header that can't be read."""
     for name, value in headers.items():
-        if value.__class__ in _AS_IS:
+        if value.__class__ in _AS_IS and value <= MAX_INTEGER:  # type: ignore[operator]
             ad[name] = value
         elif not name.startswith("x-") and name not in ("CC", "BCC"):  # the broker's own, not the job's
             ad[name] = _read_header(name, value)
@@ -269,6 +272,8 @@ def read_headers(headers: Mapping[str, HeaderValue], ad: ClassAd) -> None:
 
 def _read_header(name: str, value: HeaderValue) -> Value | Expr:
     match value:
+        case int() if value > MAX_INTEGER:  # a timestamp has 64 bits without a sign
+            raise JobError(f"{name}: {value} is beyond a ClassAd's integers, which end at {MAX_INTEGER}")
         case bytes():
             try:
                 return _read_text(name, value.decode())
@@ -320,7 +325,7 @@ def _header_id(headers: Mapping[str, HeaderValue]) -> str:
     for name, value in headers.items():
         if name.lower() == "messageid":
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-            return text.strip('"')[:255]
+            return text.strip('"').encode("utf-8", "replace")[:255].decode("utf-8", "ignore")
     return ""
 
 

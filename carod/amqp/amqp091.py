@@ -22,6 +22,7 @@ from aiormq.exceptions import (
     AMQPError,
     ChannelAccessRefused,
     ChannelClosed,
+    ChannelNotFoundEntity,
     ChannelPreconditionFailed,
     DeliveryError,
     PublishError,
@@ -233,7 +234,10 @@ class _Publisher:
         if len(to.key.encode("utf-8", "surrogateescape")) > 255:
             raise TooLarge(f"routing key {to.key[:60]!r}... is longer than 255 bytes")
         number = self.channel.number
-        method = marshal(Basic.Publish(exchange=to.exchange, routing_key=to.key, mandatory=mandatory), number)
+        try:
+            method = marshal(Basic.Publish(exchange=to.exchange, routing_key=to.key, mandatory=mandatory), number)
+        except ValueError as error:  # pamqp checks names, and text that is not UTF-8 fails here
+            raise Unroutable(f"{str(to)[:200]!r} is no address: {error}") from None
         payload = b"\x00\x3c\x00\x00" + size.to_bytes(8, "big") + properties
         return method + self._frame(2, payload)
 
@@ -533,6 +537,8 @@ class Amqp091Transport:
             raise Unroutable(f"no queue for {str(to)!r} ({error})") from None
         except DeliveryError as error:
             raise Refused(f"the broker could not take a message to {str(to)!r}: {error}") from None
+        except ChannelNotFoundEntity as error:
+            raise Unroutable(f"no exchange for {str(to)!r} ({error})") from None
         except ChannelClosed as error:
             raise Refused(f"the broker refused a message to {str(to)!r}: {error}") from None
         except (AMQPError, RuntimeError, OSError) as error:
@@ -565,7 +571,7 @@ class Amqp091Transport:
             try:
                 await self._ask("exchange_declare", name, passive=True)
                 self._known_exchanges[name] = True
-            except ChannelClosed:
+            except (ChannelClosed, ValueError):
                 return False  # not remembered: a client may declare it before the next reply
         return True
 

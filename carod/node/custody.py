@@ -54,9 +54,14 @@ def node_queue(queue: str, node: str) -> str:
     return f"{queue}.node.{node}"
 
 
+def own_headers(message: Message) -> dict[str, HeaderValue]:
+    """A message's headers without those by which RabbitMQ would send a copy to further queues, with the node's rights."""
+    return {name: value for name, value in message.headers.items() if name not in ("CC", "BCC")}
+
+
 def copy(message: Message, job: Job, **marks: HeaderValue) -> Message:
     """A message to publish anew: without the broker's own marks, and no longer to be lived than before."""
-    headers = {name: value for name, value in message.headers.items() if not name.startswith("x-")}
+    headers = {name: value for name, value in own_headers(message).items() if not name.startswith("x-")}
     if job.expires_at is not None:
         headers[EXPIRES_AT] = job.expires_at
     if job.incarnation:

@@ -371,9 +371,15 @@ class Node:
 
     async def _hand_back(self, delivery: Delivery, job: Job) -> None:
         await self._credits.close_bearer(delivery)  # first, or the same job comes back through it
-        with contextlib.suppress(ConnectionLost):
+        try:
             await self.post.requeue(delivery, job)
             self._settle(delivery)
+        except ConnectionLost:
+            pass  # the broker has it back
+        except TransportError as error:  # as with headers that leave no room for what a node adds
+            event(log, "job handed back as it is", logging.WARNING, job=job.id, reason=str(error))
+            with contextlib.suppress(ConnectionLost):
+                delivery.settle(Outcome.RELEASED)
         await self._adjust()
 
     async def _adjust(self) -> None:
@@ -392,10 +398,13 @@ class Node:
         message = delivery.message
         event(log, "message refused", logging.ERROR, reason=str(error), node=self.config.node_name)
         if isinstance(error, NoMessageId) and message.reply_to:
-            await self.post.deliver(discarded(message, error), message.reply_to)
-            self._settle(delivery)
-        else:
-            await self._bury_and_settle(delivery, str(error))
+            try:
+                await self.post.deliver(discarded(message, error), message.reply_to)
+                self._settle(delivery)
+                return
+            except TransportError as refused:
+                error = JobError(f"{error}; nor can it be answered: {refused}")
+        await self._bury_and_settle(delivery, str(error))
 
     async def _bury_and_settle(self, delivery: Delivery, reason: str) -> None:
         await self.post.bury(delivery.message, reason)

@@ -20,7 +20,7 @@ from carod.amqp import (
 )
 from carod.job import Job
 from carod.log import event
-from carod.node.custody import copy
+from carod.node.custody import copy, own_headers
 from carod.node.journal import Journal
 
 log = logging.getLogger("carod.post")
@@ -81,7 +81,7 @@ class Post:
             queue=self.dead,
             reason=reason,
         )
-        headers = {**message.headers, "DeadReason": reason[:4096]}
+        headers = {**own_headers(message), "DeadReason": reason[:4096]}
         buried = dataclasses.replace(message, headers=headers, user_id=None, expiration=None, durable=True)
         while True:
             try:
