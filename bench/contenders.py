@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +53,12 @@ def new_queue(name: str) -> str:
 
 
 @contextmanager
-def node(url: str, slots: int | None, queue: str | None = None) -> Iterator[Running]:
-    """`carod start` as a user starts it; None slots are its default."""
+def node(
+    url: str, slots: int | None, queue: str | None = None, carod: Sequence[str] = ("-m", "carod.cli")
+) -> Iterator[Running]:
+    """`carod start` as a user starts it; None slots are its default. `carod` is what Python runs as the command."""
     queue = queue or new_queue("node")
-    command = [sys.executable, "-m", "carod.cli", "start", "--broker", url, "--queue", queue]
+    command = [sys.executable, *carod, "start", "--broker", url, "--queue", queue]
     if slots:
         command += ["--slots", str(slots)]
     with _serving("node", command, url, queue, _clean_environment()) as running:

@@ -216,8 +216,8 @@ def _results(rows: list[Figures]) -> str:
     return (
         "## By result size\n\n"
         "`head -c SIZE /dev/urandom`: random bytes, which can't be compressed; one job after the other, on a fresh "
-        "node for each size. Peak resident memory (VmHWM) above that of the idle node; with spawners: the sum of each process's "
-        "own peak, an upper bound.\n\n" + _table(head, table)
+        "node for each size. Peak resident memory (VmHWM) above that of the idle node; with spawners: the sum of each "
+        "process's own peak, an upper bound.\n\n" + _table(head, table)
     )
 
 
