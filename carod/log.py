@@ -59,3 +59,6 @@ def set_up(form: str, level: str) -> None:
     root.handlers[:] = [handler]
     root.propagate = False
     root.setLevel(level.upper())
+    # No formatter here asks for these, and finding them out costs as much as the rest of a line (logging HOWTO,
+    # "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False

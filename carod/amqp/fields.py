@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 from carod.amqp.transport import HeaderValue, Message
 
@@ -76,12 +77,25 @@ def _short(text: str, what: str) -> bytes:
 
 def encode_table(headers: Mapping[str, HeaderValue]) -> bytes:
     """A field table with its length. Raises ValueError for a name over 255 bytes, TypeError for an odd value."""
-    parts = []
-    for name, value in headers.items():
-        parts.append(_short(name, "header name"))
-        parts.append(_encode_value(value))
-    data = b"".join(parts)
+    data = b"".join(map(_encode_field, headers, headers.values()))
     return _pack_u32(len(data)) + data
+
+
+def _encode_field(name: str, value: HeaderValue) -> bytes:
+    kind = value.__class__
+    if (kind is str and len(value) < COMMON) or kind is int or kind is bool:  # type: ignore[arg-type]
+        return _encode_common(name, value)  # type: ignore[arg-type]
+    return _short(name, "header name") + _encode_value(value)
+
+
+COMMON = 100
+"""Strings shorter than this are kept encoded: a slot's attributes go out with every job's first reply, and most of a
+job's own with its first and its last."""
+
+
+@lru_cache(maxsize=2048, typed=True)
+def _encode_common(name: str, value: str | int) -> bytes:
+    return _short(name, "header name") + _encode_value(value)
 
 
 def encode_properties(message: Message) -> bytes:
