@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,16 @@ from .evaluation import Expr, evaluate
 from .expr import AdExpr, ListExpr, plain, write_ad
 from .operators import truth
 from .values import SCALARS, UNDEFINED, Value, fold, quote_name, unparse
+
+
+class _Items(ItemsView[str, Any]):
+    """The pairs of an ad without a look-up for each: every reply to a job walks its ad."""
+
+    _mapping: ClassAd
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        ad = self._mapping
+        return iter([(name, ad.shown(value)) for name, value in ad.entries.values()])
 
 
 class ClassAd(MutableMapping[str, Any]):
@@ -92,7 +102,10 @@ class ClassAd(MutableMapping[str, Any]):
         entry = self.entries.get(fold(name))
         if entry is None:
             raise KeyError(name)
-        value = entry[1]
+        return self.shown(entry[1])
+
+    def shown(self, value: Any) -> Any:
+        """A stored value as callers get it: literal lists and ads as such, not as expressions."""
         if type(value) is ListExpr:
             return list(value.items)
         if type(value) is AdExpr:
@@ -100,7 +113,8 @@ class ClassAd(MutableMapping[str, Any]):
         return value
 
     def get(self, name: str, default: Any = None) -> Any:
-        return self[name] if fold(name) in self.entries else default
+        entry = self.entries.get(fold(name))
+        return default if entry is None else self.shown(entry[1])
 
     def __setitem__(self, name: str, value: Any) -> None:
         if type(value) not in _KEPT:
@@ -118,6 +132,9 @@ class ClassAd(MutableMapping[str, Any]):
 
     def __iter__(self) -> Iterator[str]:
         return iter([name for name, _ in self.entries.values()])
+
+    def items(self) -> ItemsView[str, Any]:
+        return _Items(self)
 
     def __len__(self) -> int:
         return len(self.entries)
