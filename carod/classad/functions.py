@@ -49,7 +49,7 @@ def function(*names: str, takes: int | tuple[int, int], lazy: bool = False) -> C
 @cache
 def _load() -> dict[str, Function]:
     for module in ("conversions", "environments", "lists", "regexps", "strings", "stringlists", "times"):
-        import_module(f"{__package__}.{module}")
+        import_module(f"{__package__}.builtins.{module}")
     return TABLE
 
 
@@ -99,7 +99,7 @@ def debug(state: State, values: Sequence[Any]) -> Any:
 
 @function("eval", takes=1)
 def evaluate_text(state: State, values: Sequence[Any]) -> Any:
-    from .conversions import to_string
+    from .builtins.conversions import to_string
     from .parser import ClassAdSyntaxError, parse
 
     text = to_string(state, values[0])
@@ -168,8 +168,8 @@ def _in_context(state: State, expr: Any, context: Any) -> Any:
 
 @function("unresolved", takes=(1, 2), lazy=True)
 def unresolved(state: State, arguments: Sequence[Any]) -> Any:
-    from .regexps import compile_pattern
-    from .strings import to_bytes
+    from .builtins.regexps import compile_pattern
+    from .builtins.strings import to_bytes
 
     reference = arguments[0]
     if type(reference) is not Attribute:

@@ -135,7 +135,7 @@ def _checked(body: str, text: str, position: int = 0) -> str:
 
 def time_literal(function: str, written: str, text: str, position: int) -> Value:
     """The time that ``absTime("...")`` or ``relTime("...")`` writes."""
-    from .times import parse_absolute, parse_relative
+    from .builtins.times import parse_absolute, parse_relative
 
     value = parse_absolute(written) if function == "abstime" else parse_relative(written)
     if value is None:

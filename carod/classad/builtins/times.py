@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from .conversions import to_real, truncate
-from .evaluation import State
-from .functions import function
-from .values import (
+from ..evaluation import State
+from ..functions import function
+from ..values import (
     ERROR,
     SCALARS,
     UNDEFINED,
@@ -22,6 +21,7 @@ from .values import (
     utc_offset,
     wrap32,
 )
+from .conversions import to_real, truncate
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # strftime's result in HTCondor has room for this.
@@ -226,7 +226,7 @@ def _parts(value: datetime) -> datetime:
 
 @function("splitTime", takes=1)
 def split_time(state: State, values: Sequence[Any]) -> Any:
-    from .ad import ClassAd
+    from ..ad import ClassAd
 
     value = _as_time(values[0])
     if isinstance(value, datetime):

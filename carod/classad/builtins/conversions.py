@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from .evaluation import Abort, LazyList, State
-from .functions import function
-from .values import (
+from ..evaluation import Abort, LazyList, State
+from ..functions import function
+from ..values import (
     ERROR,
     MAX_STRING,
     SCALARS,

@@ -14,10 +14,10 @@ from functools import lru_cache
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .evaluation import Abort, LazyList, State
-from .functions import function
+from ..evaluation import Abort, LazyList, State
+from ..functions import function
+from ..values import ERROR, MAX_STRING, UNDEFINED
 from .strings import from_bytes, to_bytes
-from .values import ERROR, MAX_STRING, UNDEFINED
 
 if TYPE_CHECKING:
     from regex import Match, Pattern

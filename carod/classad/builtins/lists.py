@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .evaluation import LazyList, State
-from .functions import function
-from .operators import BINARY
+from ..evaluation import LazyList, State
+from ..functions import function
+from ..operators import BINARY
+from ..values import ERROR, SCALARS, UNDEFINED
 from .strings import byte_length
-from .values import ERROR, SCALARS, UNDEFINED
 
 
 @function("size", takes=1)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..evaluation import LazyList, State
+from ..functions import ANY_NUMBER, function
+from ..values import ERROR, MAX_STRING, UNDEFINED, fold, wrap32
 from .conversions import to_string
-from .evaluation import LazyList, State
-from .functions import ANY_NUMBER, function
-from .values import ERROR, MAX_STRING, UNDEFINED, fold, wrap32
 
 
 def to_bytes(text: str) -> bytes:

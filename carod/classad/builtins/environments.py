@@ -11,9 +11,9 @@ import pwd
 from collections.abc import Sequence
 from typing import Any
 
-from .evaluation import Abort, LazyList, State
-from .functions import ANY_NUMBER, function
-from .values import ERROR, UNDEFINED
+from ..evaluation import Abort, LazyList, State
+from ..functions import ANY_NUMBER, function
+from ..values import ERROR, UNDEFINED
 
 _BLANK = " \t\n\v\f\r"
 

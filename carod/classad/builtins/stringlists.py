@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..evaluation import State
+from ..functions import function
+from ..values import ERROR, UNDEFINED, fold
 from .conversions import strtod, truncate
-from .evaluation import State
-from .functions import function
 from .regexps import compile_pattern, search
 from .strings import to_bytes
-from .values import ERROR, UNDEFINED, fold
 
 _DEFAULT = " ,"
 # HTCondor's starting points for min and max, C's FLT_MAX and FLT_MIN: no list has a maximum below the latter.
