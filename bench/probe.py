@@ -71,16 +71,16 @@ def around(owner: Any, name: str, label: Callable[..., str] | str, after: bool =
 
 def node(directory: str, mode: str) -> None:
     """Run the command, with spawners that are probed as well."""
-    import carod.node.spawner
+    import carod.starter.spawner
     from carod.amqp import amqp091
     from carod.cli import main
-    from carod.node import process
+    from carod.starter import process
     from carod.node.node import Node
 
     program = f"{directory}/spawner.py"
-    root = Path(carod.node.spawner.__file__).parent.parent.parent
+    root = Path(carod.starter.spawner.__file__).parent.parent.parent
     Path(program).write_text(PROGRAM.format(bench=str(HERE), root=str(root), directory=directory, mode=mode))
-    carod.node.spawner.__file__ = program  # what the nursery is started from
+    carod.starter.spawner.__file__ = program  # what the nursery is started from
     if mode == "stamps":
         around(Node, "_on_delivery", "delivered", after=False)
         around(process.Spawner, "run", "handed")
@@ -98,7 +98,7 @@ def node(directory: str, mode: str) -> None:
 
 def spawner(directory: str, mode: str) -> None:
     """Be the nursery, whose spawners write what they saw when they end."""
-    from carod.node import spawner as program
+    from carod.starter import spawner as program
 
     if mode == "stamps":
         for name in SPAWNER_STEPS:

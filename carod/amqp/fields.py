@@ -48,10 +48,18 @@ def _encode_value(value: HeaderValue) -> bytes:
     if kind is int:
         if -0x80000000 <= value <= 0x7FFFFFFF:  # type: ignore[operator]
             return _pack_i32(b"I", value)
-        return _pack_i64(b"l", value)
+        return _encode_large(value)  # type: ignore[arg-type]
     if kind is float:
         return _pack_f64(b"d", value)
     return _encode_rare(value)
+
+
+def _encode_large(value: int) -> bytes:
+    if -1 << 63 <= value < 1 << 63:
+        return _pack_i64(b"l", value)
+    if 0 < value < 1 << 64:  # only a timestamp has the 64th bit, and only as one did it come
+        return b"T" + value.to_bytes(8, "big")
+    raise ValueError(f"a header can't hold {value:.6g}: AMQP's integers have 64 bits")
 
 
 def _encode_rare(value: HeaderValue) -> bytes:

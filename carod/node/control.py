@@ -13,8 +13,8 @@ from carod.config import Config
 from carod.control import EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
 from carod.job import NODE_ATTRIBUTES, HoldReasonCode, wire_headers
 from carod.log import event
-from carod.node.slot import Slot
-from carod.node.starter import End, Starter
+from carod.starter.slot import Slot
+from carod.starter.starter import End, Starter
 
 log = logging.getLogger("carod.control")
 PROTECTED = NODE_ATTRIBUTES | {"jobstatus", "numjobstarts", "jobstartdate", "owner", "user", "wf_req_slot", "amqpid"}

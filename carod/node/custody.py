@@ -55,7 +55,7 @@ def node_queue(queue: str, node: str) -> str:
 
 
 def own_headers(message: Message) -> dict[str, HeaderValue]:
-    """A message's headers without those by which RabbitMQ would send a copy to further queues, with the node's rights."""
+    """A message's headers without those that have RabbitMQ send a copy to further queues, with the node's rights."""
     return {name: value for name, value in message.headers.items() if name not in ("CC", "BCC")}
 
 

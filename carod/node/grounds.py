@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from carod.config import Config, ConfigError
-from carod.node.process import SpawnerError
+from carod.starter.process import SpawnerError
 
 
 def claim_name(config: Config) -> tuple[BinaryIO, str]:

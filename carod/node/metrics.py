@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from carod.config import ConfigError
 
 if TYPE_CHECKING:
-    from carod.node.starter import End, Starter
+    from carod.starter.starter import End, Starter
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 7200)
 """Seconds; from a job that does nothing to one that takes hours."""

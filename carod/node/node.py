@@ -38,9 +38,9 @@ from carod.node.intake import Credits, Refusals
 from carod.node.journal import Journal, sweep
 from carod.node.metrics import Metrics
 from carod.node.post import Post
-from carod.node.process import Nursery, Spawner
-from carod.node.slot import REFRESH, Slot, State
-from carod.node.starter import End, Starter
+from carod.starter.process import Nursery, Spawner
+from carod.starter.slot import REFRESH, Slot, State
+from carod.starter.starter import End, Starter
 
 log = logging.getLogger("carod.node")
 BACKOFF_FIRST = 0.5

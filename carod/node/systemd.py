@@ -21,6 +21,6 @@ def notify(*lines: str) -> None:
 
 
 def watchdog_period() -> float | None:
-    """Seconds between two WATCHDOG=1: half of what systemd allows (sd_watchdog_enabled(3)), None if it sets no limit."""
+    """Seconds between two WATCHDOG=1: half of what systemd allows (sd_watchdog_enabled(3)), else None."""
     text = os.environ.get("WATCHDOG_USEC", "")
     return int(text) / 2e6 if text.isdigit() and int(text) else None

@@ -42,11 +42,9 @@ from carod.amqp import Body, ConnectionLost, Delivery, Message, Outcome, Refused
 from carod.config import Config
 from carod.job import HoldReasonCode, Job, JobError, JobStatus
 from carod.log import event
-from carod.node.journal import Journal
-from carod.node.launch import CLEAN_PATH, Launch, read_launch
-from carod.node.post import Post
-from carod.node.process import Ended, Execution, JobFiles, Spawner, SpawnerError, Usage
-from carod.node.slot import Slot, State
+from carod.starter.launch import CLEAN_PATH, Launch, read_launch
+from carod.starter.process import Ended, Execution, JobFiles, Spawner, SpawnerError, Usage
+from carod.starter.slot import Slot, State
 
 log = logging.getLogger("carod.starter")
 
@@ -83,12 +81,43 @@ ENDINGS = {
 }
 
 
+class Post(Protocol):
+    """How a starter's messages leave the node."""
+
+    async def say(self, message: Message, reply_to: str) -> None:
+        """Send a status message; one that can't be sent now is dropped, the next says more."""
+
+    async def deliver(self, message: Message, reply_to: str) -> None:
+        """Send a final reply until the broker has confirmed it, or has it in the dead-letter queue.
+
+        Raises TooLarge or Refused when the broker won't have this one.
+        """
+
+    async def bury(self, message: Message, reason: str) -> None:
+        """Keep a message in the dead-letter queue."""
+
+    async def requeue(self, delivery: Delivery, job: Job) -> None:
+        """Put a job back into the job queue, with its count of starts."""
+
+
+class Journal(Protocol):
+    """What a starter has written down."""
+
+    def started(self, job: str, pid: int) -> None: ...
+    def ended(self, job: str) -> None: ...
+    def finished(self, job: str, key: str) -> None: ...
+
+
 class Office(Protocol):
     """What a starter needs of its node."""
 
     config: Config
-    journal: Journal
-    post: Post
+
+    @property
+    def journal(self) -> Journal: ...
+
+    @property
+    def post(self) -> Post: ...
 
     def hand_over(self, delivery: Delivery, job: Job, node: str) -> Awaitable[None]:
         """Give the delivery to the node that has the job."""

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from carod.node import channel, spawner
+from carod.starter import channel, spawner
 
 log = logging.getLogger("carod.process")
 READY_TIMEOUT = 30.0

@@ -33,8 +33,8 @@ from typing import Any, BinaryIO, NoReturn
 if __name__ == "__main__":  # started without site-packages, to be small: our own rooms are found from this file
     sys.path.append(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from carod.node import channel
-from carod.node.sandbox import NODE_FILES, Limits, SandboxError, collect, unpack
+from carod.starter import channel
+from carod.starter.sandbox import NODE_FILES, Limits, SandboxError, collect, unpack
 
 PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36  # linux/prctl.h
 FAILED_TO_CREATE_PROCESS, UNABLE_TO_OPEN_OUTPUT, UNABLE_TO_OPEN_INPUT = 6, 7, 8  # HTCondor's HoldReasonCode
