@@ -201,7 +201,8 @@ class Starter:
             cancel_mind()
             cancel_renewal()
         self._mark_ended(ended)
-        return self._judge(ended), ended.result
+        end = self._judge(ended)
+        return end, _error_body(ended.failure) if end is End.UNFIT else ended.result
 
     def _mark_started(self) -> None:
         ad = self.job.ad
