@@ -10,11 +10,34 @@ from typing import Any
 
 import click
 
-COMMANDS = {
-    "start": "carod.cli:start",
-    "config": "carod.cli:config",
-    "submit": "carod_client.submit:submit",
+SECTIONS = {
+    "Run": {
+        "start": "carod.cli:start",
+        "submit": "carod_client.submit:submit",
+        "config": "carod.cli:config",
+    },
+    "Look": {
+        "nodes": "carod_client.nodes:nodes",
+        "top": "carod_client.top:top",
+        "query": "carod_client.operate:query",
+        "dead": "carod_client.held:dead",
+    },
+    "Jobs": {
+        "hold": "carod_client.operate:hold",
+        "release": "carod_client.held:release",
+        "rm": "carod_client.operate:rm",
+        "suspend": "carod_client.operate:suspend",
+        "continue": "carod_client.operate:continue_",
+        "vacate": "carod_client.operate:vacate",
+        "setattr": "carod_client.operate:setattr_",
+    },
+    "Nodes": {
+        "drain": "carod_client.nodes:drain",
+        "resume": "carod_client.nodes:resume",
+        "ping": "carod_client.nodes:ping",
+    },
 }
+COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}
 """Where each command lives. Loaded when it is called: a node has no use for a client's progress bars in memory."""
 
 
@@ -29,6 +52,13 @@ class _Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        width = max(map(len, COMMANDS))
+        for title, section in SECTIONS.items():
+            commands = [command for name in section if (command := self.get_command(ctx, name)) is not None]
+            with formatter.section(title):
+                formatter.write_dl([(f"{command.name:{width}}", command.get_short_help_str(80)) for command in commands])
+
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="carod")
@@ -38,6 +68,8 @@ def main() -> None:
     \b
     carod start                                   serve the queue `grid` on this machine
     carod submit -- /bin/echo Hello               run a job on any node, see its output
+    carod nodes                                   nodes, their slots, what runs on them
+    carod hold JOB                                stop a job until `carod release JOB`
     carod config                                  every knob and where its value comes from
     """
 

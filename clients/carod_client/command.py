@@ -1,0 +1,119 @@
+"""What the operator's commands have in common: their options, what they say and to whom, their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from enum import IntEnum
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from carod.amqp import BadEndpoint
+from carod_client.control import PATIENCE, Control, NoSuchJob, NoSuchNode
+from carod_client.errors import GridError
+from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL
+from carod_client.tables import clean
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Code(IntEnum):
+    """How a command ended."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOBODY = 3
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+class Out:
+    """What a command says: news to people at a terminal, objects to machines, errors to all; and its exit code."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(highlight=False)
+        self.errors = Console(stderr=True, highlight=False)
+        self.code = Code.DONE
+
+    def done(self, text: str, **fields: Any) -> None:
+        """Something was done."""
+        if self.as_json:
+            self.object(**fields, ok=True)
+        elif self.errors.is_terminal:
+            self.errors.print(f"carod: {clean(text)}", style="dim", markup=False, soft_wrap=True)
+
+    def failed(self, error: Exception, **fields: Any) -> None:
+        """Something was not done. A refusal outweighs that nobody was there."""
+        nobody = isinstance(error, NoSuchJob | NoSuchNode)
+        self.code = Code.NOBODY if nobody and self.code is not Code.FAILED else Code.FAILED
+        if self.as_json:
+            self.object(**fields, ok=False, error=type(error).__name__, message=str(error))
+        else:
+            self.errors.print(f"carod: {clean(str(error))}", markup=False, soft_wrap=True)
+
+    def object(self, **values: Any) -> None:
+        """One JSON object, on a line of its own."""
+        print(json.dumps(values), flush=True)
+
+
+def grid_options(command: F) -> F:
+    """The options that all these commands have; they end in `run`."""
+    options = (
+        click.option(
+            "--broker", envvar=["CAROD_BROKER", "_CAROD_BROKER_URL"], default=DEFAULT_URL, metavar="URL",
+            help="The broker. Default: $CAROD_BROKER, $_CAROD_BROKER_URL, or RabbitMQ on this machine.",
+        ),
+        click.option(
+            "--queue", envvar="_CAROD_BROKER_QUEUE", default=DEFAULT_QUEUE, metavar="NAME", show_default=True,
+            help="The job queue.",
+        ),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def patience_option(command: F) -> F:
+    return click.option(
+        "--wait", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=PATIENCE, show_default=True,
+        help="How long a node has to answer.",
+    )(command)  # fmt: skip
+
+
+def operator_command(name: str, summary: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command for operators; `summary` is its line in the list of all."""
+    return click.command(name, short_help=summary, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+def run(
+    work: Callable[[Control, Out], Awaitable[None]], broker: str, queue: str, as_json: bool, wait: float = PATIENCE
+) -> None:
+    """Do it with a connection, and end with the code that says how it went."""
+    out = Out(as_json)
+
+    async def connected() -> None:
+        async with Control(broker, queue, patience=wait) as control:
+            await work(control, out)
+
+    try:
+        asyncio.run(connected())
+        sys.stdout.flush()
+    except BadEndpoint as error:
+        out.failed(error)
+        out.code = Code.USAGE
+    except GridError as error:
+        out.failed(error)
+    except KeyboardInterrupt:
+        out.code = Code.INTERRUPTED
+    except BrokenPipeError:  # whoever read our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can Python flush to it at exit
+        out.code = Code.BROKEN_PIPE
+    sys.exit(out.code)

@@ -1,0 +1,230 @@
+"""The operator's commands for running jobs: hold, rm, suspend, continue, vacate, setattr, query."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+import click
+
+from carod.classad import ClassAd, unparse
+from carod_client.command import Out, grid_options, operator_command, patience_option, run
+from carod_client.control import Control
+from carod_client.errors import GridError
+from carod_client.tables import clean
+
+jobs_argument = click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; the job's owner is told.")
+
+
+def _order(
+    action: str, said: str, order: Callable[[Control, str], Awaitable[str]], jobs: Iterable[str], **options: Any
+) -> None:
+    """Give one order about each job, to all at once, and tell of them in turn."""
+
+    async def work(control: Control, out: Out) -> None:
+        ids = list(dict.fromkeys(jobs))
+        outcomes = await asyncio.gather(*(order(control, job) for job in ids), return_exceptions=True)
+        for job, outcome in zip(ids, outcomes, strict=True):
+            if isinstance(outcome, GridError):
+                out.failed(outcome, action=action, job=job)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            else:
+                out.done(f"job {job}: {said.format(node=outcome)}", action=action, job=job, node=outcome)
+
+    run(work, **options)
+
+
+@operator_command("hold", "Stop running jobs and keep them until they are released.")
+@jobs_argument
+@reason_option
+@grid_options
+@patience_option
+def hold(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
+    """Stop running jobs and hold them.
+
+    Each gets its HoldKillSig and KillSigTimeout to end, and is then in the dead-letter queue (`carod dead`) until
+    `carod release` sends it back. JOB is its message id, as `carod nodes` shows it. A job that still waits in the
+    queue can't be held from here: waiting jobs are the agent's to manage.
+
+    \b
+    Examples:
+      carod hold 3f0c1a52-7c80-4b5d-9a3e-52a1be3d0f11
+      carod hold --reason 'licence server is down' JOB JOB
+
+    \b
+    Exit code: 0 all ordered, 1 something was refused or failed, 2 wrong usage,
+    3 no node has a job.
+    """
+    _order("hold", "node {node} stops it and holds it", lambda control, job: control.hold(job, reason), jobs, **options)
+
+
+@operator_command("rm", "Stop running jobs for good.")
+@jobs_argument
+@reason_option
+@grid_options
+@patience_option
+def rm(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
+    """Stop running jobs and remove them.
+
+    Each gets its RemoveKillSig and KillSigTimeout to end; its owner gets the files that it left. A job that still
+    waits in the queue can't be removed from here: waiting jobs are the agent's to manage.
+
+    \b
+    Examples:
+      carod rm 3f0c1a52-7c80-4b5d-9a3e-52a1be3d0f11
+      carod nodes --json | jq -r '.slots[].job | select(.owner == "ann").id' | xargs -r carod rm
+
+    \b
+    Exit code: 0 all ordered, 1 something was refused or failed, 2 wrong usage,
+    3 no node has a job.
+    """
+    _order("rm", "node {node} stops and removes it", lambda control, job: control.remove(job, reason), jobs, **options)
+
+
+@operator_command("suspend", "Stop running jobs where they are.")
+@jobs_argument
+@grid_options
+@patience_option
+def suspend(jobs: tuple[str, ...], **options: Any) -> None:
+    """Stop all processes of running jobs where they are; they keep their slots and their memory.
+
+    \b
+    Example:
+      carod suspend JOB; sleep 60; carod continue JOB
+
+    \b
+    Exit code: 0 all suspended, 1 something was refused or failed, 2 wrong usage,
+    3 no node has a job.
+    """
+    _order("suspend", "suspended on node {node}", lambda control, job: control.suspend(job), jobs, **options)
+
+
+@operator_command("continue", "Let suspended jobs go on.")
+@jobs_argument
+@grid_options
+@patience_option
+def continue_(jobs: tuple[str, ...], **options: Any) -> None:
+    """Let suspended jobs go on.
+
+    \b
+    Example:
+      carod continue JOB
+
+    \b
+    Exit code: 0 all go on, 1 something was refused or failed, 2 wrong usage,
+    3 no node has a job.
+    """
+    _order("continue", "goes on, on node {node}", lambda control, job: control.resume_job(job), jobs, **options)
+
+
+@operator_command("vacate", "Stop running jobs and put them back into the queue.")
+@jobs_argument
+@reason_option
+@grid_options
+@patience_option
+def vacate(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
+    """Stop running jobs and put them back into the queue; any node may run them next, the same one too.
+
+    \b
+    Example:
+      carod drain node7 && carod vacate JOB      # off this node, to another
+
+    \b
+    Exit code: 0 all ordered, 1 something was refused or failed, 2 wrong usage,
+    3 no node has a job.
+    """
+    _order(
+        "vacate", "node {node} stops it and puts it back into the queue",
+        lambda control, job: control.vacate(job, reason), jobs, **options,
+    )  # fmt: skip
+
+
+@operator_command("setattr", "Set an attribute of a running job's ad.")
+@click.argument("job")
+@click.argument("name")
+@click.argument("expression", metavar="EXPR")
+@grid_options
+@patience_option
+def setattr_(job: str, name: str, expression: str, **options: Any) -> None:
+    """Set attribute NAME of a running job's ad to the ClassAd expression EXPR; a string needs its quotes.
+
+    Attributes that are the node's to set (JobStatus, Owner, RemoteHost, ...) are refused.
+
+    \b
+    Examples:
+      carod setattr JOB Progress 75
+      carod setattr JOB Note '"seen by ann"'
+      carod setattr JOB -- Offset -5
+
+    \b
+    Exit code: 0 set, 1 refused or failed, 2 wrong usage, 3 no node has the job.
+    """
+    _order(
+        "setattr", f"{name} set on node {{node}}",
+        lambda control, job: control.set_attribute(job, name, expression), [job], **options,
+    )  # fmt: skip
+
+
+@operator_command("query", "Print the ads of running jobs.")
+@jobs_argument
+@click.option("-a", "--attr", "names", multiple=True, metavar="NAME", help="Only this attribute's value. Repeatable.")
+@grid_options
+@patience_option
+def query(jobs: tuple[str, ...], names: tuple[str, ...], **options: Any) -> None:
+    """Print the ads of running jobs as their nodes have them, sorted by attribute.
+
+    With --attr, only values: one line a job, tabs between them, strings without their quotes, `undefined` for what
+    the ad does not have.
+
+    \b
+    Examples:
+      carod query JOB
+      carod query JOB --attr RemoteHost --attr JobPid
+      carod query --json JOB | jq .ad.NumJobStarts
+
+    \b
+    Exit code: 0 all printed, 1 something was refused or failed, 2 wrong usage,
+    3 no node has a job.
+    """
+
+    async def work(control: Control, out: Out) -> None:
+        ids = list(dict.fromkeys(jobs))
+        outcomes = await asyncio.gather(*(control.query(job) for job in ids), return_exceptions=True)
+        for index, (job, outcome) in enumerate(zip(ids, outcomes, strict=True)):
+            if isinstance(outcome, GridError):
+                out.failed(outcome, action="query", job=job)
+            elif isinstance(outcome, BaseException):
+                raise outcome
+            elif out.as_json:
+                chosen = {name: outcome.get(name) for name in names or sorted(outcome, key=str.lower)}
+                ad = {name: _json_value(value) for name, value in chosen.items()}
+                out.object(action="query", job=job, ok=True, ad=ad)
+            else:
+                _print_ad(outcome, names, apart=index > 0)
+
+    run(work, **options)
+
+
+def _print_ad(ad: ClassAd, names: tuple[str, ...], apart: bool) -> None:
+    if names:
+        print(*(_bare(ad, name) for name in names), sep="\t", flush=True)
+        return
+    if apart:
+        print()
+    for name in sorted(ad, key=str.lower):
+        print(f"{clean(name)} = {unparse(ad[name])}", flush=True)
+
+
+def _bare(ad: ClassAd, name: str) -> str:
+    value = ad.get(name)
+    if value is None:
+        return "undefined"
+    return clean(value) if isinstance(value, str) else unparse(value)
+
+
+def _json_value(value: Any) -> Any:
+    """Numbers, booleans and strings as such, all else as ClassAd source text."""
+    return value if value is None or isinstance(value, str | int | float) else unparse(value)
