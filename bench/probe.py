@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import cProfile
 import functools
+import importlib
 import json
 import os
 import sys
@@ -36,11 +37,17 @@ def stamp(what: str) -> None:
     stamps.append((what, time.perf_counter()))
 
 
-def around(owner: Any, name: str, label: Callable[..., str] | str, after: bool = True) -> None:
-    """Stamp `label` before each call and `label end` after it. An empty label: not this call."""
-    original = getattr(owner, name, None)
-    if original is None:
-        print(f"probe: {owner.__name__} has no {name}; its step is not measured", file=sys.stderr)
+def around(where: str, label: Callable[..., str] | str, after: bool = True) -> None:
+    """Stamp `label` before each call of `module:Owner.name` and `label end` after it. An empty label: not this call."""
+    module, _, path = where.partition(":")
+    *owners, name = path.split(".")
+    try:
+        owner: Any = importlib.import_module(module)
+        for each in owners:
+            owner = getattr(owner, each)
+        original = getattr(owner, name)
+    except (ImportError, AttributeError):
+        print(f"probe: there is no {where}; its step is not measured", file=sys.stderr)
         return
 
     @functools.wraps(original)
@@ -72,28 +79,24 @@ def around(owner: Any, name: str, label: Callable[..., str] | str, after: bool =
 def node(directory: str, mode: str) -> None:
     """Run the command, with spawners that are probed as well."""
     import carod.starter.spawner
-    from carod.amqp import amqp091
     from carod.cli import main
-    from carod.starter import process
-    from carod.node.node import Node
 
     program = f"{directory}/spawner.py"
     root = Path(carod.starter.spawner.__file__).parent.parent.parent
     Path(program).write_text(PROGRAM.format(bench=str(HERE), root=str(root), directory=directory, mode=mode))
     carod.starter.spawner.__file__ = program  # what the nursery is started from
     if mode == "stamps":
-        around(Node, "_on_delivery", "delivered", after=False)
-        around(process.Spawner, "run", "handed")
-        around(process.Spawner, "_on_frame", lambda _s, _e, frame, _b: next(iter(frame)), after=False)
-        around(
-            amqp091.Amqp091Transport,
-            "publish",
-            lambda _s, _m, _to, confirm=True: "final" if confirm else "status",
-        )
-        around(amqp091.Amqp091Delivery, "settle", "settled", after=False)
+        around("carod.node.node:Node._on_delivery", "delivered", after=False)
+        around("carod.starter.process:Spawner.run", "handed")
+        around("carod.starter.process:Spawner._on_frame", lambda _s, _e, frame, _b: next(iter(frame)), after=False)
+        around("carod.amqp.amqp091:Amqp091Transport.publish", _kind_of_publish)
         _until_exit(lambda: main(), f"{directory}/{NODE}")
     else:
         _profiled(lambda: main(), f"{directory}/{NODE}.prof")
+
+
+def _kind_of_publish(_self: object, _message: object, _to: object, *, confirm: bool = True) -> str:
+    return "final" if confirm else "status"
 
 
 def spawner(directory: str, mode: str) -> None:
@@ -102,8 +105,8 @@ def spawner(directory: str, mode: str) -> None:
 
     if mode == "stamps":
         for name in SPAWNER_STEPS:
-            around(program.Spawner, name, name)
-        around(program, "_clear", "_clear")
+            around(f"carod.starter.spawner:Spawner.{name}", name)
+        around("carod.starter.spawner:_clear", "_clear")
     serve = program.Spawner.serve
 
     def probed(self: Any) -> None:
