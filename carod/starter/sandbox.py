@@ -6,15 +6,12 @@ more than it must, for every slot has a spawner in memory.
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import io
 import os
 import stat
-import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO
@@ -25,6 +22,10 @@ IN_MEMORY = 256 << 10
 """Results whose files sum to no more bytes than this are zipped in memory, larger ones into a file."""
 COPY = 1 << 18
 MAX_NAME = 4096
+MAX_TAR_EXTRAS = 1 << 20
+"""Bytes of a tar's long names and pax records, which tarfile reads whole: a few of gzip can claim gigabytes."""
+MAX_NAMED = 100
+"""Refused or left-out names that are told one by one: they travel in a header, and headers end at 128 KiB."""
 COMPRESS_FROM = 256
 """Files of fewer bytes are stored: deflating them costs more than it saves."""
 DEFLATE_LEVEL = 1
@@ -67,19 +68,16 @@ def unpack(archive: BinaryIO, directory: str, limits: Limits, executable: str | 
             raise SandboxError(
                 f"the body begins with {head[:8]!r}, which is no zip, tar or tar.gz; send the files as one of these"
             )
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        struct.error,
-    ) as error:
-        raise SandboxError(f"the archive in the body is damaged: {error}") from None
-    except RuntimeError as error:  # how zipfile says "encrypted"
+    except SandboxError:
+        raise
+    except RuntimeError as error:  # how zipfile says "encrypted" or "compressed in a way I don't know"
         raise SandboxError(f"the archive in the body can't be read: {error}") from None
-    except (gzip.BadGzipFile, UnicodeError, RecursionError) as error:
+    except OSError as error:
+        if error.errno is not None:  # the disk's, not the archive's
+            raise
         raise SandboxError(f"the archive in the body is damaged: {error}") from None
+    except Exception as error:  # each format and compression has errors of its own, and not all are documented
+        raise SandboxError(f"the archive in the body is damaged: {error or type(error).__name__}") from None
 
 
 class _Placer:
@@ -92,32 +90,42 @@ class _Placer:
 
     def path(self, name: str) -> str:
         """Where an entry belongs. Raises SandboxError for a name that leads elsewhere."""
-        self.files += 1
-        if self.files > self.limits.files:
-            raise SandboxError(f"the archive holds more than MAX_UNPACKED_FILES = {self.limits.files} entries")
+        self._count()
         clean = os.path.normpath(name)
         if not name or "\0" in name or len(name) > MAX_NAME or os.path.isabs(clean) or clean.split("/")[0] == "..":
             raise SandboxError(f"the archive's entry {name[:200]!r} leads out of the job's directory")
         parent = self.directory
         for part in clean.split("/")[:-1]:
             parent = f"{parent}/{part}"
-            try:
-                os.mkdir(parent, 0o755)
-            except FileExistsError:
-                if not stat.S_ISDIR(os.lstat(parent).st_mode):
-                    raise SandboxError(f"the archive's entry {name[:200]!r} passes through a file or a link") from None
+            if self._make_directory(parent, name):
+                self._count()
+            elif not stat.S_ISDIR(os.lstat(parent).st_mode):
+                raise SandboxError(f"the archive's entry {name[:200]!r} passes through a file or a link")
         return f"{self.directory}/{clean}" if clean != "." else self.directory
 
-    def add_directory(self, name: str) -> None:
-        path = self.path(name)
-        with contextlib.suppress(FileExistsError):
+    def _count(self) -> None:
+        self.files += 1
+        if self.files > self.limits.files:
+            raise SandboxError(f"the archive holds more than MAX_UNPACKED_FILES = {self.limits.files} entries")
+
+    def _make_directory(self, path: str, name: str) -> bool:
+        """Whether it is new. Raises SandboxError for a name that the file system does not take."""
+        try:
             os.mkdir(path, 0o755)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise SandboxError(f"the archive's entry {name[:200]!r}: {error.strerror}") from None
+        return True
+
+    def add_directory(self, name: str) -> None:
+        self._make_directory(self.path(name), name)
 
     def add_file(self, name: str, mode: int, content: IO[bytes]) -> None:
         path = self.path(name)
-        if os.path.normpath(name) == self.executable:
-            mode |= 0o700
         bits = (mode & 0o777) | 0o600 if mode & 0o777 else 0o644
+        if os.path.normpath(name) == self.executable:
+            bits |= 0o100
         try:
             target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, bits)
         except OSError as error:
@@ -132,8 +140,7 @@ class _Placer:
 
     def add_link(self, name: str, target: str) -> None:
         path = self.path(name)
-        inside = os.path.normpath(os.path.join(os.path.dirname(os.path.normpath(name)), target))
-        if os.path.isabs(target) or "\0" in target or inside.split("/")[0] == "..":
+        if not _leads_inside(os.path.normpath(name).count("/"), target):
             raise SandboxError(
                 f"the archive's link {name[:200]!r} -> {target[:200]!r} leads out of the job's directory"
             )
@@ -141,6 +148,26 @@ class _Placer:
             os.symlink(target, path)
         except OSError as error:
             raise SandboxError(f"the archive's link {name[:200]!r}: {error.strerror}") from None
+
+
+def _leads_inside(depth: int, target: str) -> bool:
+    """Whether a link `depth` directories down stays inside, wherever other links lead.
+
+    It may climb before it descends, not after: what looks like `name/..` is not where it started if `name` is a
+    link.
+    """
+    if not target or os.path.isabs(target) or "\0" in target:
+        return False
+    climbed = 0
+    descending = False
+    for part in target.split("/"):
+        if part == "..":
+            if descending:
+                return False
+            climbed += 1
+        elif part not in ("", "."):
+            descending = True
+    return climbed <= depth
 
 
 def _unpack_zip(archive: BinaryIO, placer: _Placer) -> None:
@@ -156,8 +183,20 @@ def _unpack_zip(archive: BinaryIO, placer: _Placer) -> None:
                     placer.add_file(entry.filename, mode, content)
 
 
+_TAR_EXTRAS = (
+    tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
+)  # fmt: skip
+
+
+class _TarInfo(tarfile.TarInfo):
+    def _proc_member(self, tarred: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _TAR_EXTRAS and self.size > MAX_TAR_EXTRAS:
+            raise SandboxError(f"the archive holds a name of {self.size} bytes; no more than {MAX_TAR_EXTRAS} are read")
+        return super()._proc_member(tarred)  # type: ignore[misc,no-any-return]
+
+
 def _unpack_tar(archive: Any, placer: _Placer) -> None:
-    with tarfile.open(fileobj=archive, mode="r|") as tarred:
+    with tarfile.open(fileobj=archive, mode="r|", tarinfo=_TarInfo) as tarred:
         for entry in tarred:
             if entry.isdir():
                 placer.add_directory(entry.name)
@@ -236,7 +275,7 @@ def collect(
     result = Result(b"")
     roots = [root for root in (directory, iwd) if root]
     if names is None:
-        entries = list(_walk(directory, "", result.refused))
+        entries = list(_walk(directory, "", directory, result.refused))
     else:
         entries = [entry for name in (*first, *names) for entry in _named(name, roots, result.refused)]
     wanted = {entry.name: entry for entry in entries if entry.name not in NODE_FILES}
@@ -245,8 +284,15 @@ def collect(
     total = sum(entry.info.st_size for entry in ordered)
     target: BinaryIO = io.BytesIO() if total <= IN_MEMORY else _nameless_file(os.path.dirname(directory))
     _write_zip(target, ordered, size_limit, result)
+    result.refused, result.left_out = _tellable(result.refused), _tellable(result.left_out)
     result.zipped = target.getvalue() if isinstance(target, io.BytesIO) else target
     return result
+
+
+def _tellable(names: list[str]) -> list[str]:
+    """Names as text that fits a header."""
+    told = [name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")[:200] for name in names[:MAX_NAMED]]
+    return told if len(names) <= MAX_NAMED else [*told, f"and {len(names) - MAX_NAMED} more"]
 
 
 def _nameless_file(directory: str) -> BinaryIO:
@@ -258,8 +304,11 @@ def _nameless_file(directory: str) -> BinaryIO:
         return tempfile.TemporaryFile(dir=directory)
 
 
-def _walk(top: str, prefix: str, refused: list[str]) -> Iterator[_Entry]:
-    """Every file, link and empty directory below `top`, in order, depth first, without recursion."""
+def _walk(top: str, prefix: str, root: str, refused: list[str]) -> Iterator[_Entry]:
+    """Every file, link and empty directory below `top`, in order, depth first, without recursion.
+
+    Names begin with `prefix`; links may lead anywhere in `root`.
+    """
     stack = [(top, prefix)]
     while stack:
         path, base = stack.pop()
@@ -276,14 +325,14 @@ def _walk(top: str, prefix: str, refused: list[str]) -> Iterator[_Entry]:
             if stat.S_ISDIR(info.st_mode):
                 stack.append((entry.path, name))
             else:
-                yield from _file(_Entry(name, entry.path, info), top, prefix, refused)
+                yield from _file(_Entry(name, entry.path, info), root, refused)
 
 
-def _file(entry: _Entry, top: str, prefix: str, refused: list[str]) -> Iterator[_Entry]:
+def _file(entry: _Entry, root: str, refused: list[str]) -> Iterator[_Entry]:
     kind = entry.info.st_mode
     if stat.S_ISLNK(kind):
-        target = os.path.join(os.path.dirname(entry.path), os.readlink(entry.path))
-        if not _inside(os.path.normpath(target), top) or os.path.isabs(os.readlink(entry.path)):
+        absolute = os.path.isabs(os.readlink(entry.path))
+        if absolute or not _inside(os.path.realpath(entry.path), os.path.realpath(root)):
             refused.append(entry.name)
             return
     elif not stat.S_ISREG(kind):
@@ -307,7 +356,7 @@ def _named(name: str, roots: list[str], refused: list[str]) -> Iterator[_Entry]:
         relative = os.path.relpath(real, top)
         info = os.lstat(real)
         if stat.S_ISDIR(info.st_mode):
-            yield from _walk(real, relative, refused)
+            yield from _walk(real, relative, top, refused)
             return
         if stat.S_ISREG(info.st_mode):
             yield _Entry(relative, real, info)
@@ -333,7 +382,7 @@ def _write_zip(target: BinaryIO, entries: list[_Entry], size_limit: int, result:
 
 
 def _open(entry: _Entry) -> IO[bytes]:
-    if entry.name.endswith("/"):
+    if entry.name.endswith("/") or not entry.info.st_size:
         return io.BytesIO()
     if stat.S_ISLNK(entry.info.st_mode):
         return io.BytesIO(os.readlink(entry.path).encode("utf-8", "surrogateescape"))
@@ -345,7 +394,7 @@ def _add(zipped: zipfile.ZipFile, target: BinaryIO, entry: _Entry, content: IO[b
     info = _zip_info(entry)
     before = target.tell()
     if entry.info.st_size <= IN_MEMORY:
-        data = content.read(IN_MEMORY)
+        data = content.read(entry.info.st_size)
         if info.compress_type == zipfile.ZIP_STORED and before + len(data) > end:
             return False
         zipped.writestr(info, data)

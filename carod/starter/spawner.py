@@ -22,6 +22,7 @@ import io
 import json
 import os
 import pwd
+import resource  # noqa: F401 - wait4 wants it, and the jobs' user may not be able to read the library
 import select
 import signal
 import socket
@@ -41,9 +42,14 @@ FAILED_TO_CREATE_PROCESS, UNABLE_TO_OPEN_OUTPUT, UNABLE_TO_OPEN_INPUT = 6, 7, 8 
 TRANSFER_OUTPUT_ERROR, TRANSFER_INPUT_ERROR, IWD_ERROR = 12, 13, 14
 ROUNDS = 200
 """Times 50 ms that a killed process tree has to be gone; what is still there then waits for a device, or is root's."""
+LONGEST = 1e6
+"""Seconds that a kill may wait; poll(2) counts milliseconds in 32 bits."""
 SHORT = 10
 """Milliseconds within which a job's end makes saying that it has started needless: each frame wakes the node."""
-DEFAULT_SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+DEFAULT_SIGNALS = [
+    signal.SIGPIPE, signal.SIGXFSZ,  # ignored by Python
+    signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP,  # ignored by the nursery
+]  # fmt: skip
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -237,7 +243,7 @@ class Spawner:
             with contextlib.suppress(OSError):
                 os.killpg(pid, frame["with"])
             self._signal_tree(signal.SIGCONT)  # a stopped job would not hear of it
-            return max(0, int(frame["kill"] * 1000))
+            return max(0, int(min(frame["kill"], LONGEST) * 1000))
         return timeout
 
     def _signal_tree(self, number: int) -> None:
@@ -276,7 +282,12 @@ class Spawner:
         frame = {"exited": status, "pid": pid, "cpu": self.cpu, "max_rss": self.max_rss, "survivors": survivors}
         first = tuple(name for name in (spec["err"], spec["out"]) if name != os.devnull)
         try:
-            result = collect(spec["directory"], spec["max_result"], first=first, names=spec["outputs"], iwd=os.getcwd())
+            directory, iwd = spec["directory"], None
+            with contextlib.suppress(OSError):  # the job may have removed the one, or shut the other to itself
+                iwd = os.getcwd()
+                if not os.access(directory, os.R_OK | os.X_OK) and stat.S_ISDIR(os.lstat(directory).st_mode):
+                    os.chmod(directory, 0o700)
+            result = collect(directory, spec["max_result"], first=first, names=spec["outputs"], iwd=iwd)
         except (OSError, ValueError) as error:
             text = getattr(error, "strerror", None) or str(error)
             channel.send(
@@ -322,9 +333,8 @@ def _parent(pid: str) -> int:
 
 def _inside(directory: str, name: str, attribute: str, code: int) -> str:
     """A path in the job's directory, its links resolved. Raises JobFailure when it leads out."""
-    path = os.path.normpath(f"{directory}/{name}")
-    if not os.path.isabs(name) and path.startswith(directory + "/") and "/" not in name and not os.path.islink(path):
-        return path  # the common case: a plain name
+    if "/" not in name and name not in ("", ".", ".."):
+        return f"{directory}/{name}"  # a plain name; no archive puts a link there that leads out
     path, top = os.path.realpath(os.path.join(directory, name)), os.path.realpath(directory)
     if path != top and not path.startswith(top + "/"):
         raise JobFailure(f"{attribute}: {name!r} leads out of the job's directory", code)
@@ -358,15 +368,15 @@ def _standard_path(spec: dict[str, Any], key: str, code: int) -> str:
 
 
 def _open_standard(attribute: str, name: str, path: str, flags: int, code: int) -> int:
+    """Open one of a job's standard files. Nothing there can block: no archive brings a pipe or a device."""
     try:
-        file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        file = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     except OSError as error:
         hint = "; send it in the body" if attribute == "In" else ""
         raise JobFailure(f"{attribute}: {name!r}: {error.strerror} in the job's directory{hint}", code) from None
     if not stat.S_ISREG(os.fstat(file).st_mode) and path != os.devnull:
         os.close(file)
         raise JobFailure(f"{attribute}: {name!r} is no regular file in the job's directory", code)
-    os.set_blocking(file, True)
     return file
 
 
@@ -402,6 +412,9 @@ def _make_empty(directory: str) -> None:
 def _clear(directory: str) -> None:
     """Remove all that a job left, also what it took its own permissions from."""
     with contextlib.suppress(OSError):
+        if not stat.S_ISDIR(os.lstat(directory).st_mode):  # the job has put something else in its place
+            os.unlink(directory)
+            return
         os.chmod(directory, 0o700)
         for entry in list(os.scandir(directory)):
             _remove(entry.path)
@@ -411,21 +424,43 @@ def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except IsADirectoryError:
-        for attempt in (1, 2):
-            try:
-                for entry in list(os.scandir(path)):
-                    _remove(entry.path)
-                os.rmdir(path)
-                return
-            except PermissionError:
-                if attempt == 2:
-                    return
-                with contextlib.suppress(OSError):
-                    os.chmod(path, 0o700)
-            except OSError:
-                return
+        _remove_directory(path)
     except OSError:
         pass
+
+
+def _remove_directory(top: str) -> None:
+    """Remove a directory and all below it, however deep: what it holds is moved beside it before it is looked at.
+
+    So no path becomes longer than the kernel takes, and nothing recurses.
+    """
+    pending, moved = [top], 0
+    while pending:
+        path = pending.pop()
+        with contextlib.suppress(OSError):
+            try:
+                entries = list(os.scandir(path))
+            except PermissionError:
+                os.chmod(path, 0o700)
+                entries = list(os.scandir(path))
+            if entries and not os.access(path, os.W_OK | os.X_OK):
+                os.chmod(path, 0o700)
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    moved += 1
+                    pending.append(f"{top}.{moved}.{os.getpid()}")
+                    _move(entry.path, pending[-1])
+                else:
+                    os.unlink(entry.path)
+            os.rmdir(path)
+
+
+def _move(directory: str, to: str) -> None:
+    try:
+        os.rename(directory, to)
+    except PermissionError:  # a directory that moves is written to: its `..` changes
+        os.chmod(directory, 0o700)
+        os.rename(directory, to)
 
 
 def main() -> NoReturn:

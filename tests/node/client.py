@@ -1,4 +1,4 @@
-"""A submitter of the tests' own, on aiormq: what it puts on the wire and what it reads there is spelt out in the tests."""
+"""A submitter of the tests' own, on aiormq: what goes over the wire is spelt out in the tests."""
 
 from __future__ import annotations
 
@@ -233,7 +233,8 @@ def zipped(files: Mapping[str, bytes | str], modes: Mapping[str, int] | None = N
     with zipfile.ZipFile(target, "w") as archive:
         for name, content in files.items():
             info = zipfile.ZipInfo(name)
-            info.external_attr = ((modes or {}).get(name, 0) | (0o100000 if modes else 0)) << 16
+            # 0x20 is DOS's "archive" bit: with no bit at all, zipfile would make permissions up.
+            info.external_attr = (0o100000 | modes.get(name, 0o644)) << 16 if modes else 0x20
             archive.writestr(info, content)
     return target.getvalue()
 

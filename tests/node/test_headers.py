@@ -294,5 +294,3 @@ async def test_the_environment_of_a_job_holds_what_its_header_says_and_no_more(c
         "A", "B", "C", "PATH", "HOME", "TMPDIR",
         "_CONDOR_SCRATCH_DIR", "_CONDOR_SLOT", "_CONDOR_JOB_AD", "_CONDOR_MACHINE_AD",
     }  # fmt: skip
-
-
