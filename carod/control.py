@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from carod.amqp import Address, Delivery, HeaderValue, Message, Queue, Subscription, Transport
+from carod.amqp import Address, ConnectionLost, Delivery, HeaderValue, Message, Queue, Subscription, Transport
 
 
 class Action(Enum):
@@ -125,40 +125,67 @@ def node_key(node: str) -> str:
 EVERYONE = "all"
 
 
+ECHO = "echo"
+"""State in a node's answer to its own WhoHas: the question went all the way."""
+ECHO_PATIENCE = 15.0
+"""Seconds that a question may take to come back; a broker that is busy for longer is as good as none."""
+
+
 class Asker:
     """Sends requests to a grid's nodes and gathers their answers, on a connection that it does not own."""
 
     def __init__(self, transport: Transport, queue: str) -> None:
         self._transport, self._exchange = transport, f"{queue}.control"
-        self._waiting: dict[str, asyncio.Queue[Answer]] = {}
+        self._waiting: dict[str, asyncio.Queue[Answer | None]] = {}
         self._replies = ""
         self._subscription: Subscription | None = None
 
     async def open(self) -> None:
         """Make the queue for the answers. To be called again on every new connection."""
+        self.lost()
         wanted = Queue("", durable=False, exclusive=True, auto_delete=True)
         self._replies, _ = await self._transport.declare(wanted)
         self._subscription = await self._transport.consume(self._replies, self._arrived, credit=0, settled=True)
+
+    def lost(self) -> None:
+        """The connection is gone: nothing more will be answered of what was asked."""
+        for waiting in self._waiting.values():
+            waiting.put_nowait(None)
 
     def _arrived(self, delivery: Delivery) -> None:
         waiting = self._waiting.get(delivery.message.correlation_id or "")
         if waiting is not None:
             waiting.put_nowait(Answer.from_message(delivery.message))
 
-    async def ask(self, request: Request, key: str, timeout: float, enough: int = 1) -> list[Answer]:
-        """Send a request and wait for `enough` answers or `timeout` seconds. Raises TransportError."""
+    async def ask(
+        self, request: Request, key: str, timeout: float, enough: int = 1, echoed: bool = False
+    ) -> list[Answer]:
+        """Send a request and wait for `enough` answers or `timeout` seconds. Raises TransportError.
+
+        With `echoed` (nodes only) the time runs from when the question has come back to us, and it is ConnectionLost
+        if it does not: silence then means that nobody has an answer, not that nobody was asked.
+        """
         message = request.to_message()
         message.reply_to = self._replies
         assert message.message_id is not None
         arrived = self._waiting[message.message_id] = asyncio.Queue()
         answers: list[Answer] = []
+        echo = not echoed
         try:
             await self._transport.publish(message, Address(self._exchange, key), confirm=False)
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout if echo else ECHO_PATIENCE) as limit:
                 while len(answers) < enough:
-                    answers.append(await arrived.get())
+                    received = await arrived.get()
+                    if received is None:
+                        raise ConnectionLost("the connection ended while we waited for an answer")
+                    if received.headers.get("State") == ECHO:
+                        echo = True
+                        limit.reschedule(asyncio.get_running_loop().time() + timeout)
+                    else:
+                        answers.append(received)
         except TimeoutError:
-            pass
+            if not echo:
+                raise ConnectionLost(f"a question did not come back to us in {ECHO_PATIENCE:g} s") from None
         finally:
             del self._waiting[message.message_id]
         return answers

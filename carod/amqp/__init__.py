@@ -6,6 +6,7 @@ from carod.amqp.endpoint import BadEndpoint, Endpoint
 from carod.amqp.transport import (
     Address,
     Body,
+    Busy,
     ConnectionLost,
     Delivery,
     Exchange,
@@ -28,6 +29,7 @@ __all__ = [
     "Address",
     "BadEndpoint",
     "Body",
+    "Busy",
     "ConnectionLost",
     "Delivery",
     "Endpoint",

@@ -42,6 +42,14 @@ LARGE_BODY = 1 << 20
 MAX_EXCHANGE_CHANNELS = 64
 """Replies name their exchange: no client may have a node open channels without end."""
 DEFAULT_EXCHANGE = ""
+CLOSE_TIMEOUT = 5.0
+"""Seconds for an orderly goodbye; a broker that does not answer is left without one."""
+
+
+class _Connection(aiormq.Connection):
+    """aiormq's, but two missed heartbeats are a dead connection, as for RabbitMQ; its three are much more than that."""
+
+    HEARTBEAT_GRACE_MULTIPLIER = 2
 
 
 class _Sockets(TransportFactory):
@@ -50,13 +58,15 @@ class _Sockets(TransportFactory):
     def __init__(self, endpoint: Endpoint, lanes: dict[int, Lane]) -> None:
         self._endpoint, self._lanes = endpoint, lanes
         self.writer: asyncio.StreamWriter | None = None
+        self.switch: Switch | None = None
 
     async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         end = self._endpoint
         reader, self.writer = await asyncio.wait_for(
             asyncio.open_connection(end.host, end.port, ssl=end.tls_context()), end.connect_timeout
         )
-        return Switch(reader, self._lanes), self.writer  # type: ignore[return-value]
+        self.switch = Switch(reader, self._lanes)
+        return self.switch, self.writer  # type: ignore[return-value]
 
 
 class Amqp091Transport:
@@ -66,6 +76,7 @@ class Amqp091Transport:
         self.endpoint = endpoint
         self._connection: aiormq.abc.AbstractConnection | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._switch: Switch | None = None
         self.lanes: dict[int, Lane] = {}
         self._publishers: dict[str, Publisher] = {}
         self._opening = asyncio.Lock()
@@ -90,7 +101,7 @@ class Amqp091Transport:
             scheme="amqp", user=user, password=password, host=end.host, port=end.port,
             path="/" + end.vhost.replace("/", "%2F"), query=query, encoded=False,
         )  # fmt: skip
-        connection = aiormq.Connection(
+        connection = _Connection(
             url, transport_factory=sockets, client_properties={"product": "carod", "information": end.name}
         )
         try:
@@ -98,7 +109,7 @@ class Amqp091Transport:
                 await connection.connect()
         except (AMQPError, OSError, EOFError, TimeoutError) as error:
             raise self._why_not(error) from None
-        self._connection, self._writer = connection, sockets.writer
+        self._connection, self._writer, self._switch = connection, sockets.writer, sockets.switch
         self.lanes = lanes
         self._publishers.clear()
         self._known_exchanges.clear()
@@ -120,8 +131,10 @@ class Amqp091Transport:
     async def close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(AMQPError, OSError, asyncio.CancelledError):
-                await connection.close()
+            with suppress(AMQPError, OSError):
+                await asyncio.wait({asyncio.ensure_future(connection.close())}, timeout=CLOSE_TIMEOUT)
+            if self._writer is not None:
+                self._writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -129,6 +142,10 @@ class Amqp091Transport:
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @property
+    def heard(self) -> float:
+        return self._switch.heard if self._switch is not None else 0.0
 
     async def wait_closed(self) -> str:
         connection = self._live()
@@ -321,6 +338,8 @@ async def _never(_: object) -> None:
 
 def _arguments(queue: Queue) -> Mapping[str, Any]:
     arguments: dict[str, Any] = {}
+    if queue.quorum:
+        arguments["x-queue-type"] = "quorum"
     if queue.message_ttl is not None:
         arguments["x-message-ttl"] = round(queue.message_ttl * 1000)
     if queue.expires is not None:

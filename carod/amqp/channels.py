@@ -14,6 +14,7 @@ from aiormq.exceptions import AMQPError, ChannelClosed, ChannelNotFoundEntity
 from carod.amqp import fields, frames
 from carod.amqp.transport import (
     Address,
+    Busy,
     ConnectionLost,
     Message,
     OnDelivery,
@@ -246,7 +247,7 @@ class Publisher:
             elif taken:
                 confirm.settle(None)
             else:
-                confirm.settle(Refused(f"the broker could not take a message to {str(confirm.to)!r}"))
+                confirm.settle(Busy(f"the broker could not take a message to {str(confirm.to)!r}"))
 
     def _head(self, message: Message, size: int, to: Address, mandatory: bool) -> bytes:
         try:

@@ -53,7 +53,7 @@ class Switch:
         self._reader, self._lanes = reader, lanes
         self._pieces: list[bytes] = []
         self._contents: dict[int, _Content] = {}
-        self._shown = time.monotonic()
+        self._shown = self.heard = time.monotonic()
 
     def at_eof(self) -> bool:
         return self._reader.at_eof()
@@ -74,10 +74,10 @@ class Switch:
             if head.startswith(b"AMQP"):  # the broker speaks another version, and hangs up
                 return [head[1:], head[:1]]
             rest = await readexactly(int.from_bytes(head[3:], "big") + 1)
+            now = self.heard = time.monotonic()
             if not self._take(head[0], int.from_bytes(head[1:3], "big"), rest):
-                self._shown = time.monotonic()
+                self._shown = now
                 return [rest, head[1:], head[:1]]
-            now = time.monotonic()
             if now - self._shown > ALIVE:
                 self._shown = now
                 return [HEARTBEAT_FRAME[7:], HEARTBEAT_FRAME[1:7], HEARTBEAT_FRAME[:1]]

@@ -41,6 +41,10 @@ class Refused(TransportError):
     """The broker refused: access, a missing queue, a full disk, an argument it does not know."""
 
 
+class Busy(Refused):
+    """The broker could not take a message just now (nacked it): a full queue, or one that looks for a new leader."""
+
+
 @dataclass(slots=True)
 class Message:
     """One AMQP message, in either direction.
@@ -90,6 +94,7 @@ class Queue:
     """A queue to declare; an empty name asks the broker for one. Times are in seconds.
 
     An unused queue is gone after `expires`.
+    `quorum` queues live on several nodes of a RabbitMQ cluster.
     `dead_letter` is where the broker sends what expires or is rejected; `bindings` are (exchange, key) pairs.
     """
 
@@ -101,6 +106,7 @@ class Queue:
     expires: float | None = None
     dead_letter: Address | None = None
     bindings: tuple[Address, ...] = ()
+    quorum: bool = False
 
 
 class Outcome(Enum):
@@ -162,6 +168,10 @@ class Transport(Protocol):
 
     async def close(self) -> None:
         """Close. Unsettled deliveries go back to their queues. Does nothing when not connected."""
+
+    @property
+    def heard(self) -> float:
+        """When the broker was last heard from (time.monotonic)."""
 
     async def wait_closed(self) -> str:
         """Wait until the connection ends, and say why."""

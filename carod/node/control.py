@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from carod.amqp import Address, Exchange, HeaderValue, Message, Queue, Transport, TransportError
 from carod.classad import ClassAdSyntaxError, parse_value
 from carod.config import Config
-from carod.control import EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
+from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
 from carod.job import NODE_ATTRIBUTES, HoldReasonCode, wire_headers
 from carod.log import event
 from carod.starter.slot import Slot
@@ -30,7 +30,8 @@ class Governed(Protocol):
 
     @property
     def draining(self) -> bool: ...
-    def is_done(self, job: str) -> bool: ...
+    def is_done(self, key: str) -> bool: ...
+    def holds(self, key: str) -> bool: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
     async def drain(self) -> None: ...
     async def resume(self) -> None: ...
@@ -60,9 +61,10 @@ class Control:
         reply: Message | None
         try:
             request = Request.from_message(message)
-            if request.node == self._name:
-                return  # our own question
-            reply = await self._obey(request, message)
+            if request.node == self._name:  # our own question: that it came all the way is an answer, too
+                reply = answer(message, self._name, headers={"State": ECHO})
+            else:
+                reply = await self._obey(request, message)
         except BadRequest as error:
             reply = answer(message, self._name, str(error))
         if reply is None or not message.reply_to:
@@ -93,6 +95,8 @@ class Control:
             return answer(message, self._name, headers={"State": "running", "JobStartDate": starter.started_at})
         if self._node.is_done(request.name or request.job):
             return answer(message, self._name, headers={"State": "done"})
+        if self._node.holds(request.name or request.job):  # an earlier life's result, on its way: it was first
+            return answer(message, self._name, headers={"State": "running", "JobStartDate": 0.0})
         return None
 
     async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
@@ -118,8 +122,8 @@ class Control:
                 await starter.resume()
             case Action.SET_ATTRIBUTE:
                 _set_attribute(starter, request)
-            case Action.YIELD:
-                starter.give_way(request.node)
+            case Action.YIELD if not starter.give_way(request.node):
+                raise BadRequest(f"job {request.job} has come to its end here, its result is on its way")
         return answer(message, self._name)
 
     def _authorize(self, request: Request, starter: Starter) -> None:

@@ -10,14 +10,14 @@ it still. So the node that gets it asks on the control exchange who has the job:
     nobody answers          its node may be about to come back: it is parked, and asked for again after a while
     nobody, once more       its node is dead: it is run, and NumJobStarts says so
 
-A job that a node hands back by itself (refused, evicted) is published anew, so that it does not look like this.
+A job that a node hands back by itself (refused, evicted) is published anew, with a mark: it is asked for, too, as it
+may be one of two copies if the connection was lost just then, but it need not wait for anybody.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-import time
 from collections.abc import Awaitable, Callable
 
 from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, Unroutable
@@ -29,7 +29,12 @@ from carod.log import event
 log = logging.getLogger("carod.custody")
 ASK = 0.2
 """Seconds to wait for an answer to WhoHas; nodes answer from memory."""
-PARKED_UNTIL, HANDED_OVER = "x-carod-parked-until", "x-carod-handed-over"
+LAST_ASK = 1.0
+"""The same when silence means that the job is started again: a busy node may take its time."""
+PARKED_FOR, HANDED_OVER, REQUEUED = "x-carod-parked-for", "x-carod-handed-over", "x-carod-requeued"
+"""Marks of a job that a node published anew: seconds it was parked; which node it comes from; that it is nobody's."""
+MARGIN = 0.5
+"""Seconds by which a job may have been parked for less: rounding, and other nodes' ADOPTION_WAIT."""
 NODE_QUEUE_EXPIRES = 86_400.0
 """Seconds after which the broker forgets the queue of a node that did not come back; its messages are long gone."""
 
@@ -37,7 +42,12 @@ NODE_QUEUE_EXPIRES = 86_400.0
 def is_second(delivery: Delivery) -> bool:
     """Whether this job may have been started before, here or elsewhere."""
     headers = delivery.message.headers
-    return delivery.redelivered or "x-death" in headers or PARKED_UNTIL in headers or HANDED_OVER in headers
+    return came_back(delivery) or any(mark in headers for mark in ("x-death", PARKED_FOR, HANDED_OVER, REQUEUED))
+
+
+def came_back(delivery: Delivery) -> bool:
+    """Whether this very message has been with a node before, and came back; quorum queues count how often."""
+    return delivery.redelivered or bool(delivery.message.headers.get("x-delivery-count"))
 
 
 def queues(config: Config) -> tuple[Queue, Queue]:
@@ -77,15 +87,21 @@ class Custody:
         self._transport, self._config, self._asker = transport, config, asker
         self._queue = config.carod_broker_queue
 
-    async def who_has(self, job: Job) -> Answer | None:
-        """The node that runs a job or has done it; None if none of those connected does."""
+    async def who_has(self, job: Job, patience: float = ASK) -> Answer | None:
+        """The node that runs a job or has done it; None if none of those connected does.
+
+        Raises ConnectionLost if the question did not come back to us: then silence says nothing.
+        """
         request = Request(Action.WHO_HAS, job.id, name=job.key, node=self._config.node_name)
-        answers = await self._asker.ask(request, job_key(job.id), ASK)
+        answers = await self._asker.ask(request, job_key(job.id), patience, echoed=True)
         return answers[0] if answers else None
 
     async def may_run(self, delivery: Delivery, job: Job) -> bool:
         """Whether a second delivery is to be run here; if not, it is in the right hands and settled."""
-        owner = await self.who_has(job)
+        waited = self._waited(delivery)
+        free = waited is not None and waited >= self._wait(job) - MARGIN
+        requeued = REQUEUED in delivery.message.headers and not came_back(delivery)
+        owner = await self.who_has(job, LAST_ASK if free else ASK)
         if owner is not None:
             state = str(owner.headers.get("State", ""))
             event(log, "job has an owner", job=job.id, owner=owner.node, state=state)
@@ -94,17 +110,22 @@ class Custody:
                 return False
             try:
                 await self.hand_over(delivery, job, owner.node)
-                return False
             except Unroutable:  # its queue is not there yet: it has just connected
-                await self._park(delivery, job, time.time() + self._config.adoption_wait)
-                return False
-        until = delivery.message.headers.get(PARKED_UNTIL)
-        if isinstance(until, int | float) and time.time() >= until:
-            event(log, "job has lost its node", logging.WARNING, job=job.id, starts=job.starts)
+                await self._park(delivery, job, waited, 0.0)
+            return False
+        if free or requeued:
+            if free:
+                event(log, "job has lost its node", logging.WARNING, job=job.id, starts=job.starts)
             return True
-        wait = self._wait(job)
-        await self._park(delivery, job, until if isinstance(until, int | float) else time.time() + wait)
+        await self._park(delivery, job, waited, self._config.adoption_wait)
         return False
+
+    def _waited(self, delivery: Delivery) -> float | None:
+        """Seconds that a job has been parked since it was last with a node; None if it has not been."""
+        waited = delivery.message.headers.get(PARKED_FOR)
+        if came_back(delivery) or isinstance(waited, bool) or not isinstance(waited, int | float):
+            return None
+        return float(waited)
 
     def _wait(self, job: Job) -> float:
         """How long a job's owner may stay away: its JobLeaseDuration, else ADOPTION_WAIT; seconds."""
@@ -113,30 +134,36 @@ class Custody:
             return float(lease)
         return self._config.adoption_wait
 
-    async def _park(self, delivery: Delivery, job: Job, until: float) -> None:
-        # Whoever lost it had most likely started it; the first to park it counts that start.
-        known = PARKED_UNTIL in delivery.message.headers
-        marks: dict[str, HeaderValue] = {PARKED_UNTIL: until - MARGIN, "NumJobStarts": job.starts + (0 if known else 1)}
+    async def _park(self, delivery: Delivery, job: Job, waited: float | None, wait: float) -> None:
+        """Leave a job in the queue from which it returns after ADOPTION_WAIT; no clock of ours has a part in it.
+
+        Whoever lost it had most likely started it: the first to park it counts that start.
+        """
+        starts = job.starts + (1 if waited is None else 0)
+        marks: dict[str, HeaderValue] = {PARKED_FOR: (waited or 0.0) + wait, "NumJobStarts": starts}
         await self._transport.publish(copy(delivery.message, job, **marks), Address("", f"{self._queue}.parked"))
-        event(log, "job parked", job=job.id, until=round(until - time.time(), 1))
+        event(log, "job parked", job=job.id, wait=round(self._wait(job) - (waited or 0.0), 1))
         delivery.settle(Outcome.ACCEPTED)
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         """Give a delivery to the node that has its job. Raises Unroutable."""
-        address = Address("", node_queue(self._queue, node))
-        await self._transport.publish(copy(delivery.message, job, **{HANDED_OVER: self._config.node_name}), address)
-        delivery.settle(Outcome.ACCEPTED)
+        marks: dict[str, HeaderValue] = {HANDED_OVER: self._config.node_name}
+        if self._waited(delivery) is not None:  # its node is there: it was no start that was counted at parking
+            marks["NumJobStarts"] = max(0, job.starts - 1)
+        await self._transport.publish(copy(delivery.message, job, **marks), self._node_address(node))
+        if not delivery.settled:
+            delivery.settle(Outcome.ACCEPTED)
 
     async def renew(self, delivery: Delivery, job: Job, release_credit: Callable[[], Awaitable[None]]) -> None:
         """Trade a running job's delivery for a fresh one on the node's own queue, before the broker loses patience.
 
         The consumer that brought the old one goes first, or it would be offered a job for a slot that is taken.
         """
-        own = Address("", node_queue(self._queue, self._config.node_name))
-        await self._transport.publish(copy(delivery.message, job, **{HANDED_OVER: self._config.node_name}), own)
+        marks: dict[str, HeaderValue] = {HANDED_OVER: self._config.node_name}
+        await self._transport.publish(copy(delivery.message, job, **marks), self._node_address(self._config.node_name))
         await release_credit()
-        delivery.settle(Outcome.ACCEPTED)
+        if not delivery.settled:
+            delivery.settle(Outcome.ACCEPTED)
 
-
-MARGIN = 0.5
-"""Seconds by which a parked job may come back early: its time is then up all the same."""
+    def _node_address(self, node: str) -> Address:
+        return Address("", node_queue(self._queue, node))

@@ -18,20 +18,22 @@ from carod.amqp import (
     ConnectionLost,
     Delivery,
     Endpoint,
+    Message,
     Outcome,
     Queue,
     Refused,
+    Subscription,
     TransportError,
     open_transport,
 )
 from carod.classad import ClassAd
 from carod.config import Config
-from carod.control import Action, Answer, Asker, Request, node_key
+from carod.control import Action, Asker, Request, node_key
 from carod.job import Job, JobError, JobStatus, NoMessageId, discarded
 from carod.log import event
 from carod.node import systemd
 from carod.node.control import Control
-from carod.node.custody import ASK, Custody, is_second, node_queue
+from carod.node.custody import ASK, LAST_ASK, Custody, is_second, node_queue
 from carod.node.custody import queues as custody_queues
 from carod.node.grounds import claim_name, empty, user_directory
 from carod.node.intake import Credits, Refusals
@@ -44,6 +46,10 @@ from carod.starter.starter import End, Starter
 
 log = logging.getLogger("carod.node")
 BACKOFF_FIRST = 0.5
+BUSY_PAUSE = 1.0
+"""Seconds before a broker that could not do something is asked for it again."""
+COMPARISONS = 20
+"""Times that another node which has our job is asked to yield, before we do."""
 
 
 class Node:
@@ -68,9 +74,10 @@ class Node:
         self.metrics = Metrics(config.slots)
         self.running: dict[str, Starter] = {}
         self._free = list(reversed(self.slots))
-        self._judging = 0
+        self._judging = self._connections = 0
         self.draining = False
         self._offline_since = time.monotonic()
+        self._own: Subscription | None = None
         self._spawners: dict[tuple[str, str], Spawner] = {}
         self._online = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -90,7 +97,7 @@ class Node:
         """Serve the queue until a signal says to stop."""
         self._nursery = Nursery()
         try:
-            if killed := sweep(self.journal.left_running):
+            if killed := sweep(self.journal.left_running, self.directory):
                 event(log, "killed what an earlier life left running", logging.WARNING, processes=killed)
             empty(self.directory)
             await self._start_spawners()
@@ -102,6 +109,7 @@ class Node:
                 keepers = [self._tasks.create_task(task) for task in (self._keep_connected(), self._keep_fresh())]
                 await self._stopping.wait()
                 await self._wind_down()
+                await self._stop_listening()
                 for keeper in keepers:
                     keeper.cancel()
         finally:
@@ -120,9 +128,17 @@ class Node:
         for slot in self.slots:
             await self.spawner(slot, self.config.slot_user)
 
+    async def _stop_listening(self) -> None:
+        """Take nothing more from the node's own queue, which goes if nothing of it is with us or waits in it."""
+        own, self._own = self._own, None
+        if own is None:
+            return
+        await own.cancel()
+        if not own.unsettled:  # a queue is empty for RabbitMQ when all of it is unacknowledged
+            with contextlib.suppress(TransportError):
+                await self.transport.delete(node_queue(self.queue, self.config.node_name), if_empty=True)
+
     async def _leave_broker(self) -> None:
-        with contextlib.suppress(TransportError):
-            await self.transport.delete(node_queue(self.queue, self.config.node_name), if_empty=True)
         await self.transport.close()
 
     def _handle_signals(self) -> None:
@@ -186,9 +202,12 @@ class Node:
             except TransportError as error:
                 why = str(error)
             if self._online.is_set():
-                self._offline_since = time.monotonic()
+                self._offline_since = self.transport.heard
             self._online.clear()
             self._credits.lost()
+            self._asker.lost()
+            self._own = None
+            await self.transport.close()  # what is left of it, or its consumers would go on
             pause = random.uniform(delay / 2, delay)
             event(log, "broker away", logging.WARNING, reason=why, retry_in=f"{pause:.1f}s")
             await asyncio.sleep(pause)
@@ -196,13 +215,14 @@ class Node:
 
     async def _go_online(self) -> None:
         await self.transport.connect()
+        self._connections += 1
         await self._declare()
         await self._control.open()
         await self._asker.open()
-        own = node_queue(self.queue, self.config.node_name)
-        await self.transport.consume(own, self._on_delivery, credit=0, on_end=lambda _: self._credits.ended.set())
+        await self._listen()
+        await self._compare_starts()
         self._online.set()
-        await self._settle_the_past()
+        await self._send_what_is_left()
         await self._credits.adjust()
         event(
             log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,
@@ -211,37 +231,78 @@ class Node:
         systemd.notify("READY=1", f"STATUS=serving {self.queue} with {len(self.slots)} slots")
 
     async def _declare(self) -> None:
+        """The node's queues, of the job queue's kind: as safe as that is, and there when that is."""
         queue = self.queue
         bindings = (Address("amq.direct", queue), Address("amq.direct", f"{queue}_key"))
-        for wanted in (Queue(queue, bindings=bindings), Queue(self.post.dead), *custody_queues(self.config)):
-            _, as_asked = await self.transport.declare(wanted)
-            if not as_asked:
-                event(log, "queue exists with other arguments and is used as it is", logging.WARNING, queue=wanted.name)
+        job_queue = Queue(queue, bindings=bindings)
+        _, as_asked = await self.transport.declare(job_queue)
+        quorum = not as_asked and (await self.transport.declare(dataclasses.replace(job_queue, quorum=True)))[1]
+        if not as_asked and not quorum:
+            self._say_used_as_it_is(queue)
+        for wanted in (Queue(self.post.dead), *custody_queues(self.config)):
+            if not (await self.transport.declare(dataclasses.replace(wanted, quorum=quorum)))[1]:
+                self._say_used_as_it_is(wanted.name)
 
-    async def _settle_the_past(self) -> None:
-        """Results that an earlier life could not send, and jobs that were started elsewhere while we were cut off."""
-        for message, reply_to in self.journal.unconfirmed():
-            job = message.correlation_id or ""
-            owner = await self._custody.who_has(Job(job, ClassAd(), reply_to))
-            if owner is None and job not in self.running and not self.journal.is_done(job):
-                await self.post.deliver(message, reply_to)
-                self.journal.finished(job, job)
-            self.journal.drop(message)
-        for starter in list(self.running.values()):
-            owner = await self._custody.who_has(starter.job)
-            if owner is not None:
-                await self._one_of_two(starter, owner)
+    def _say_used_as_it_is(self, queue: str) -> None:
+        event(log, "queue exists with other arguments and is used as it is", logging.WARNING, queue=queue)
 
-    async def _one_of_two(self, starter: Starter, owner: Answer) -> None:
-        """A job runs here and was started elsewhere, too: the first start wins."""
-        theirs = owner.headers.get("JobStartDate")
-        if owner.headers.get("State") == "done" or (isinstance(theirs, float) and theirs < starter.started_at):
-            starter.give_way(owner.node)
+    async def _listen(self) -> None:
+        """Consume the node's own queue: deliveries that other nodes hand over, and renewed ones."""
+
+        def ended(_: str) -> None:
+            self._own = None
+            self._credits.ended.set()
+
+        own = node_queue(self.queue, self.config.node_name)
+        self._own = await self.transport.consume(own, self._on_delivery, credit=0, on_end=ended)
+
+    async def _compare_starts(self) -> None:
+        """Find the jobs of ours that were started elsewhere while we were cut off."""
+        if not self.running:
             return
-        event(log, "job runs twice", logging.WARNING, job=starter.job.id, other=owner.node, first=self.config.node_name)
-        starter.job.ad["DuplicateStart"] = owner.node
-        request = Request(Action.YIELD, starter.job.id, node=self.config.node_name)
-        await self._asker.ask(request, node_key(owner.node), ASK)
+        await asyncio.sleep(LAST_ASK + ASK)  # who asked before we could hear it has decided by now
+        starters = list(self.running.values())
+        outcomes = await asyncio.gather(*map(self._compare_start, starters), return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _compare_start(self, starter: Starter) -> None:
+        """The first start wins; a result that is on its way elsewhere wins, too."""
+        winner = ""
+        for _ in range(COMPARISONS):
+            owner = await self._custody.who_has(starter.job)
+            if owner is None:
+                return
+            winner, theirs = owner.node, owner.headers.get("JobStartDate")
+            first = isinstance(theirs, float) and (theirs, winner) < (starter.started_at, self.config.node_name)
+            if first or owner.headers.get("State") == "done":
+                break
+            event(log, "job runs twice", logging.WARNING, job=starter.job.id, other=owner.node)
+            starter.job.ad["DuplicateStart"] = owner.node
+            request = Request(Action.YIELD, starter.job.id, node=self.config.node_name)
+            answers = await self._asker.ask(request, node_key(owner.node), LAST_ASK)
+            if answers and answers[0].status == 0:
+                return
+        starter.give_way(winner, unsent=True)
+
+    async def _send_what_is_left(self) -> None:
+        """Results that an earlier life of this node could not send, or did not see confirmed."""
+        await asyncio.gather(*(self._send_left(*left) for left in self.journal.unconfirmed()))
+
+    async def _send_left(self, message: Message, reply_to: str, key: str) -> None:
+        job = message.correlation_id or ""
+        incarnation = int(key.rpartition("#")[2]) if key != job else 0
+        owner = await self._custody.who_has(Job(job, ClassAd(), reply_to, incarnation=incarnation), LAST_ASK)
+        sent = owner is None and job not in self.running
+        event(log, "result of an earlier life", job=job, sent=sent)
+        if sent:
+            try:
+                await self.post.deliver(message, reply_to)
+            except Refused as error:
+                await self.post.bury(dataclasses.replace(message, reply_to=reply_to), str(error))
+            self.journal.finished(job, key)
+        self.journal.dispatched(key)
 
     @property
     def transport_url(self) -> str:
@@ -265,6 +326,8 @@ class Node:
     async def _restore_consumers(self) -> None:
         await asyncio.sleep(BACKOFF_FIRST)
         await self._declare()
+        if self._own is None:
+            await self._listen()
         await self._adjust()
 
     async def _keep_fresh(self) -> None:
@@ -300,28 +363,48 @@ class Node:
     def _on_known(self, delivery: Delivery, known: Starter, second: bool) -> None:
         """A job that runs here already: the broker brings it again, or a client used a message id twice."""
         if second:
-            known.adopt(delivery)
-            self._adjust_soon()
+            self._adopt(known, delivery)
             return
         reason = f"message id {known.job.id!r} is in use by a running job; each job needs one of its own"
         self._tasks.create_task(self._bury_and_settle(delivery, reason))
+
+    def _adopt(self, starter: Starter, delivery: Delivery) -> None:
+        """A new delivery of a job that runs here: the old one is settled, if its connection is still there."""
+        earlier = starter.delivery
+        starter.adopt(delivery)
+        self._tasks.create_task(self._let_go_of(earlier))
+
+    async def _let_go_of(self, delivery: Delivery) -> None:
+        await self._credits.close_bearer(delivery)  # first, or it would bring a job for a slot that is taken
+        self._settle(delivery)
+        await self._adjust()
 
     async def _judge(self, delivery: Delivery, job: Job) -> None:
         """A delivery that comes a second time: run it only if nobody else has the job."""
         self._judging += 1
         try:
-            may_run = await self._custody.may_run(delivery, job)
-        except TransportError as error:
-            event(log, "left to the broker", logging.WARNING, job=job.id, reason=str(error))
-            return  # it comes again, with the next connection
+            may_run = await self._ask_for(delivery, job)
         finally:
             self._judging -= 1
         known = self.running.get(job.id)
         if known is not None and may_run:
-            known.adopt(delivery)
+            self._adopt(known, delivery)
         elif may_run:
             self._offer(delivery, job)
         await self._adjust()
+
+    async def _ask_for(self, delivery: Delivery, job: Job) -> bool:
+        """Whether to run it; asked again while the broker is busy, and left to it when its connection is gone."""
+        connection = self._connections
+        while connection == self._connections:
+            try:
+                return await self._custody.may_run(delivery, job) and connection == self._connections
+            except TransportError as error:
+                event(log, "whose job it is stays open", logging.WARNING, job=job.id, reason=str(error))
+                if not self._online.is_set():
+                    return False
+            await asyncio.sleep(BUSY_PAUSE)
+        return False
 
     def _offer(self, delivery: Delivery, job: Job) -> None:
         """Start the job on the first free slot that takes it."""
@@ -346,7 +429,7 @@ class Node:
             log.exception("job %s failed inside the node", job.id)
             await self._bury_and_settle(starter.delivery, "the node failed while it ran this job; its log says how")
         finally:
-            del self.running[job.id]
+            self.let_go(starter)
             self._free.append(slot)
             self._idle.set()
         if not self._credits.balanced:
@@ -417,8 +500,11 @@ class Node:
 
     # -- what control needs (`control.Governed`) ---------------------------------------------------------------
 
-    def is_done(self, job: str) -> bool:
-        return self.journal.is_done(job)
+    def is_done(self, key: str) -> bool:
+        return self.journal.is_done(key)
+
+    def holds(self, key: str) -> bool:
+        return self.journal.holds(key)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self._tasks.create_task(work)
@@ -443,8 +529,20 @@ class Node:
         await self._custody.hand_over(delivery, job, node)
 
     async def renew(self, starter: Starter) -> None:
-        await self._custody.renew(starter.delivery, starter.job, lambda: self._credits.close_bearer(starter.delivery))
-        event(log, "delivery renewed", job=starter.job.id)
+        # Shielded: a job that ends meanwhile must not leave half of it undone.
+        await asyncio.shield(self._tasks.create_task(self._renew(starter.delivery, starter.job)))
+
+    async def _renew(self, delivery: Delivery, job: Job) -> None:
+        try:
+            await self._custody.renew(delivery, job, lambda: self._credits.close_bearer(delivery))
+            event(log, "delivery renewed", job=job.id)
+        except TransportError as error:  # the next try is early enough
+            event(log, "delivery not renewed", logging.WARNING, job=job.id, reason=str(error))
+        await self._adjust()
+
+    def let_go(self, starter: Starter) -> None:
+        if self.running.get(starter.job.id) is starter:
+            del self.running[starter.job.id]
 
     def seconds_offline(self) -> float:
         return 0.0 if self._online.is_set() else time.monotonic() - self._offline_since

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Callable
 
 from carod.amqp import (
     Address,
+    Busy,
     ConnectionLost,
     Delivery,
+    HeaderValue,
     Message,
     Queue,
     Refused,
@@ -20,10 +24,12 @@ from carod.amqp import (
 )
 from carod.job import Job
 from carod.log import event
-from carod.node.custody import copy, own_headers
+from carod.node.custody import REQUEUED, copy, own_headers
 from carod.node.journal import Journal
 
 log = logging.getLogger("carod.post")
+BUSY_PAUSE = 1.0
+"""Seconds before a broker that could not take a message is asked again."""
 
 
 class Post:
@@ -42,34 +48,39 @@ class Post:
         except TransportError as error:
             event(log, "status message dropped", logging.DEBUG, job=message.correlation_id, reason=str(error))
 
-    async def deliver(self, message: Message, reply_to: str) -> None:
+    async def deliver(
+        self, message: Message, reply_to: str, key: str = "", wanted: Callable[[], bool] = lambda: True
+    ) -> bool:
         """Send a final reply until the broker has confirmed it, or has it in the dead-letter queue.
 
-        While the broker is away it waits on disk. Raises TooLarge or Refused when the broker won't have this one.
+        With `key` (`Job.key`) the journal has it before the broker, until the caller says that the job is finished.
+        False if it is not `wanted` any more when the broker is back: another node has answered. Raises TooLarge or
+        Refused when the broker won't have this one.
         """
-        kept = False
-        while True:
+        if key:
+            await self._write_down(message, reply_to, key)
+        while wanted():
             try:
+                if not self._online.is_set():  # until it is known what became of the job meanwhile
+                    raise ConnectionLost("not connected")
                 await self._transport.publish(message, await self._transport.resolve(reply_to))
-                if kept:
-                    self._journal.drop(message)
-                return
+                return True
             except ConnectionLost:
-                kept = kept or await asyncio.to_thread(self._keep, message, reply_to)
                 await self._back_online()
+            except Busy:
+                await asyncio.sleep(BUSY_PAUSE)
             except Unroutable as error:
                 lost = dataclasses.replace(message, reply_to=reply_to)
                 await self.bury(lost, f"reply_to {reply_to[:200]!r} can't be routed, the client is gone: {error}")
-                return
+                return True
+        return False
 
-    def _keep(self, message: Message, reply_to: str) -> bool:
-        """Have a result on disk while its broker is away."""
+    async def _write_down(self, message: Message, reply_to: str, key: str) -> None:
         try:
-            self._journal.keep(message, reply_to)
+            if not self._journal.sending(message, reply_to, key):
+                await asyncio.to_thread(self._journal.keep, message, reply_to, key)
         except OSError as error:
             event(log, "result not journaled", logging.ERROR, job=message.correlation_id, reason=str(error))
-            return False
-        return True
 
     async def bury(self, message: Message, reason: str) -> None:
         """Keep a message in the dead-letter queue, the reason in its header DeadReason."""
@@ -91,8 +102,12 @@ class Post:
                 await self._back_online()
             except TooLarge:
                 buried = dataclasses.replace(buried, headers={"DeadReason": reason[:4096], "AdTooLarge": True})
+            except Busy:
+                await asyncio.sleep(BUSY_PAUSE)
             except Unroutable:
-                await self._transport.declare(Queue(self.dead))
+                with contextlib.suppress(TransportError):
+                    await self._transport.declare(Queue(self.dead))
+                await asyncio.sleep(BUSY_PAUSE)
             except Refused as error:
                 event(
                     log,
@@ -105,7 +120,8 @@ class Post:
 
     async def requeue(self, delivery: Delivery, job: Job) -> None:
         """Publish a job anew: the broker's own requeue would look like a node's death (custody.py)."""
-        await self._transport.publish(copy(delivery.message, job, NumJobStarts=job.starts), Address("", self._queue))
+        marks: dict[str, HeaderValue] = {REQUEUED: True, "NumJobStarts": job.starts}
+        await self._transport.publish(copy(delivery.message, job, **marks), Address("", self._queue))
 
     async def _back_online(self) -> None:
         await asyncio.sleep(0.05)  # whoever watches the connection may not know yet

@@ -87,9 +87,10 @@ class Post(Protocol):
     async def say(self, message: Message, reply_to: str) -> None:
         """Send a status message; one that can't be sent now is dropped, the next says more."""
 
-    async def deliver(self, message: Message, reply_to: str) -> None:
+    async def deliver(self, message: Message, reply_to: str, key: str = "", wanted: Callable[[], bool] = ...) -> bool:
         """Send a final reply until the broker has confirmed it, or has it in the dead-letter queue.
 
+        With a job's `key` it is journaled until the job has `finished`. False if it is not `wanted` any more.
         Raises TooLarge or Refused when the broker won't have this one.
         """
 
@@ -125,6 +126,9 @@ class Office(Protocol):
     def renew(self, starter: Starter) -> Awaitable[None]:
         """Trade a running job's delivery for a fresh one."""
 
+    def let_go(self, starter: Starter) -> None:
+        """From here on the job may come again, from anywhere."""
+
     def seconds_offline(self) -> float:
         """How long the node has been without its broker."""
 
@@ -148,7 +152,9 @@ class Starter:
         self.launch: Launch | None = None
         self.execution: Execution | None = None
         self._order: tuple[End, str, int] | None = None
-        self._winner = ""
+        self._winner: str | None = None
+        self._ended = False
+        self._begun = time.monotonic()
 
     # -- the life ----------------------------------------------------------------------------------------------
 
@@ -159,10 +165,10 @@ class Starter:
             end, body = await self._execute()
         finally:
             self.slot.enter(State.UNCLAIMED)
-        if end is End.YIELDED:
-            await self._leave_to(self._winner)
-        else:
-            await self._conclude(end, body)
+        self._ended = True
+        if end is End.YIELDED or not await self._conclude(end, body):
+            end = End.YIELDED
+            await self._leave_to(self._winner or "")
         self.office.observe(self, end)
         return end
 
@@ -206,7 +212,7 @@ class Starter:
 
     def _mark_started(self) -> None:
         ad = self.job.ad
-        self.started_at = time.time()
+        self.started_at, self._begun = time.time(), time.monotonic()
         ad["NumJobStarts"] = self.job.starts + 1
         ad["JobStartDate"] = int(self.started_at)
         ad["RemoteHost"] = ad["WF_REQ_SLOT"] = self.slot.name
@@ -235,7 +241,7 @@ class Starter:
         ad, now = self.job.ad, time.time()
         self.ended_at = now
         ad["CompletionDate"] = int(now)
-        ad["JobDuration"] = round(now - self.started_at, 6)
+        ad["JobDuration"] = round(time.monotonic() - self._begun, 6)
         ad["RemoteUserCpu"], ad["RemoteSysCpu"] = round(ended.user_cpu, 6), round(ended.system_cpu, 6)
         if self.execution is not None and self.execution.pid:
             ad["JobPid"] = self.execution.pid
@@ -251,6 +257,8 @@ class Starter:
 
     def _judge(self, ended: Ended) -> End:
         """Why it ended: an order given to the job outweighs how the process went."""
+        if self._winner is not None:
+            return End.YIELDED
         if self._order is not None and ended.status is not None:
             end, reason, code = self._order
             return self._because(end, reason, code)
@@ -292,12 +300,18 @@ class Starter:
             with contextlib.suppress(ConnectionLost, Unroutable):
                 await self.office.hand_over(self.delivery, self.job, node)
 
-    async def _conclude(self, end: End, body: Body) -> None:
-        """Final reply, confirmed; a copy to the dead-letter queue where the ending says so; settle."""
+    async def _conclude(self, end: End, body: Body) -> bool:
+        """Final reply, confirmed; a copy to the dead-letter queue where the ending says so; settle.
+
+        False if another node has answered: its reply is the final one.
+        """
         ending, job, office = ENDINGS[end], self.job, self.office
         self._log(end.value, status=int(ending.status), **self._outcome())
+        key = "" if ending.requeued else job.key
+        reply = job.reply(ending.status, ending.state, body=body)
         try:
-            await office.post.deliver(job.reply(ending.status, ending.state, body=body), job.reply_to)
+            if not await office.post.deliver(reply, job.reply_to, key, self._still_ours):
+                return False
         except TooLarge:
             await self._deliver_less(job.short_reply(ending.status, ending.state, body=body))
         except Refused as error:
@@ -313,10 +327,28 @@ class Starter:
         if ending.buried:
             await office.post.bury(self.delivery.message, str(job.ad.get("HoldReason", end.value)))
         if ending.requeued:
-            await office.post.requeue(self.delivery, job)
-            office.journal.ended(job.id)
+            await self._requeue()
         else:
             office.journal.finished(job.id, job.key)
+            self._settle()
+        return True
+
+    def _still_ours(self) -> bool:
+        return self._winner is None
+
+    async def _requeue(self) -> None:
+        """Back to the job queue. The job is no longer ours before it is there: it may come to us again at once."""
+        self.office.journal.ended(self.job.id)
+        self.office.let_go(self)
+        try:
+            await self.office.post.requeue(self.delivery, self.job)
+        except ConnectionLost:
+            return  # the broker has the delivery back, and offers it again
+        except TransportError as error:  # as with headers that leave no room for what a node adds
+            self._log("handed back as it is", level=logging.WARNING, reason=str(error))
+            with contextlib.suppress(ConnectionLost):
+                self.delivery.settle(Outcome.RELEASED)
+            return
         self._settle()
 
     async def _deliver_less(self, message: Message) -> None:
@@ -351,10 +383,16 @@ class Starter:
         number = {End.REMOVED: launch.remove_signal, End.HELD: launch.hold_signal}.get(end, launch.kill_signal)
         execution.kill(number, 0.0 if fast else launch.kill_timeout)
 
-    def give_way(self, node: str) -> None:
-        """End the job here, at once and without a reply: `node` runs it, and started it first."""
+    def give_way(self, node: str, *, unsent: bool = False) -> bool:
+        """End the job here, at once and without a reply: `node` runs it, and started it first.
+
+        False if it has ended here and its reply is on its way, unless we know that it is still `unsent`.
+        """
+        if self._ended and not unsent:
+            return False
         self._winner = node
         self.end(End.YIELDED, f"{node or 'another node'} started it first", fast=True)
+        return True
 
     async def suspend(self) -> None:
         """Stop all of the job's processes, and say so."""
@@ -417,7 +455,7 @@ class Starter:
         assert launch is not None
         next_update = config.starter_initial_update_interval
         while True:
-            elapsed = time.time() - self.started_at
+            elapsed = time.monotonic() - self._begun
             if launch.duration is not None and elapsed >= launch.duration:
                 reason = f"the job ran for its AllowedExecuteDuration of {launch.duration:g} s"
                 self.end(End.HELD, reason, code=HoldReasonCode.JOB_EXECUTION_TIME_EXCEEDED)
