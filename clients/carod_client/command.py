@@ -15,7 +15,7 @@ from rich.console import Console
 
 from carod.amqp import BadEndpoint
 from carod_client.control import PATIENCE, Control, NoSuchJob, NoSuchNode
-from carod_client.errors import GridError
+from carod_client.errors import GridError, NoQueue
 from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL
 from carod_client.tables import clean
 
@@ -51,7 +51,7 @@ class Out:
 
     def failed(self, error: Exception, **fields: Any) -> None:
         """Something was not done. A refusal outweighs that nobody was there."""
-        nobody = isinstance(error, NoSuchJob | NoSuchNode)
+        nobody = isinstance(error, NoSuchJob | NoSuchNode | NoQueue)
         self.code = Code.NOBODY if nobody and self.code is not Code.FAILED else Code.FAILED
         if self.as_json:
             self.object(**fields, ok=False, error=type(error).__name__, message=str(error))
@@ -88,9 +88,10 @@ def patience_option(command: F) -> F:
     )(command)  # fmt: skip
 
 
-def operator_command(name: str, summary: str) -> Callable[[Callable[..., None]], click.Command]:
+def operator_command(name: str, summary: str, **settings: Any) -> Callable[[Callable[..., None]], click.Command]:
     """A command for operators; `summary` is its line in the list of all."""
-    return click.command(name, short_help=summary, context_settings={"help_option_names": ["-h", "--help"]})
+    settings = {"help_option_names": ["-h", "--help"], **settings}
+    return click.command(name, short_help=summary, context_settings=settings)
 
 
 def run(

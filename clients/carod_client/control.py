@@ -150,7 +150,7 @@ class Control:
     ) -> Answer:
         answers = await self._ask(_Signed(action, job, name, value, reason, sender=self._user), job_key(job))
         if not answers:
-            raise NoSuchJob(await self._where_it_may_be(job, action), job)
+            raise NoSuchJob(await self._where_it_may_be(job), job)
         (answer,) = answers
         if answer.status:
             refused = RequestRefused(f"job {job}: node {answer.node} refused {action.value}: {answer.error}")
@@ -158,20 +158,17 @@ class Control:
             raise refused
         return answer
 
-    async def _where_it_may_be(self, job: str, action: Action) -> str:
+    async def _where_it_may_be(self, job: str) -> str:
         waiting = await self.waiting()
         if waiting is None:
             return (
                 f"job {job}: no node has it; there is no queue {self.queue!r} on broker {self.endpoint.safe_url} at "
                 "all (--queue and --broker name others)"
             )
-        text = (
-            f"job {job}: no node has it; it may still be waiting in queue {self.queue} ({waiting} waiting), be held "
-            "(`carod dead` lists those) or be over"
+        return (
+            f"job {job}: no node has it; it may still be waiting in queue {self.queue} ({waiting} waiting), where only "
+            "the agent can manage it, be held (`carod dead` lists those), or be over"
         )
-        if action is Action.QUERY:
-            return text
-        return f"{text}. A job that waits can't be reached by {action.value}: waiting jobs are the agent's to manage"
 
     # -- held jobs -------------------------------------------------------------------------------------------
 
@@ -224,7 +221,9 @@ class Control:
             return NotReleasable(
                 f"job {job} runs on node {node}; if it was just held, it still has its KillSigTimeout to end"
             )
-        return NotReleasable(f"job {job} is not held: node {node} says it is over")
+        return NotReleasable(
+            f"job {job} is not held: it ended on node {node}, or was released already and waits in queue {self.queue}"
+        )
 
     # -- nodes -----------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class CommonOptions(TypedDict, total=False):
     check: bool
     """Raise JobFailed for a job that ends with another code than 0, or by a signal."""
     on_update: Callable[[Reply], None] | None
-    """Called in the event loop with each reply as it comes; it must not block or raise."""
+    """Called in the event loop with each reply as it comes; it must not block. What it raises ends the wait."""
 
 
 class JobOptions(CommonOptions, total=False):

@@ -32,12 +32,13 @@ from carod.amqp import (
     open_transport,
 )
 from carod.classad import ClassAd
-from carod.job import Reply, job_message, read_headers, wire_headers
+from carod.control import Action, Answer, Request, job_key
+from carod.job import Reply, job_message, read_headers
 from carod_client import description
 from carod_client.description import CommonOptions, JobOptions, Parcel
 from carod_client.errors import BadJob, BrokerLost, GridError, JobTimeout, NoQueue, from_transport
 from carod_client.handle import Handle
-from carod_client.inputs import Inputs, release
+from carod_client.inputs import AnyPath, Inputs, release
 from carod_client.results import Result
 from carod_client.sweep import Args, Sweep
 
@@ -102,10 +103,11 @@ class Grid:
         self._handles: dict[str, Handle] = {}
         self._finished: dict[str, None] = {}
         self._unclaimed: dict[str, Delivery] = {}
-        self._questions: dict[str, asyncio.Future[ClassAd]] = {}
+        self._questions: dict[str, asyncio.Future[Message]] = {}
         self._up = asyncio.Event()
         self._closed = False
         self._keeper: asyncio.Task[None] | None = None
+        self._deaf: asyncio.Future[str]
 
     async def __aenter__(self) -> Self:
         """Connect. Raises BrokerLost (nobody there) or BrokerRefused (credentials, vhost, TLS)."""
@@ -141,7 +143,7 @@ class Grid:
 
     # -- jobs ------------------------------------------------------------------------------------------------
 
-    async def run(self, cmd: str, *args: str, **options: Unpack[JobOptions]) -> Result:
+    async def run(self, cmd: AnyPath, *args: str, **options: Unpack[JobOptions]) -> Result:
         """Run a job and wait for its result; `submit` and `await` in one. Cancelled, it awaits its job no
         more.
         """
@@ -151,7 +153,7 @@ class Grid:
         finally:
             handle.forget()
 
-    async def submit(self, cmd: str, *args: str, **options: Unpack[JobOptions]) -> Handle:
+    async def submit(self, cmd: AnyPath, *args: str, **options: Unpack[JobOptions]) -> Handle:
         """Send a job and come back once the broker has it. See `JobOptions` for the options.
 
         Raises BadJob (it can't be described; nothing was sent), NoQueue (no node ever ran there),
@@ -167,7 +169,7 @@ class Grid:
 
     def map(
         self,
-        cmd: str,
+        cmd: AnyPath,
         items: Iterable[T],
         *,
         args: Args[T] | None = None,
@@ -252,41 +254,42 @@ class Grid:
 
     async def control(
         self,
-        action: str,
+        action: Action | str,
         job_id: str,
         *,
+        reason: str = "",
+        name: str = "",
+        value: str | int | float | bool | None = None,
         timeout: float = CONTROL_PATIENCE,
-        **headers: str | int | float | bool,
     ) -> ClassAd:
-        """Send a control message for a running job (`Remove`, `Hold`, `Suspend`, `Continue`, `Vacate`,
-        `Query`...).
+        """Have the node that runs a job do something to it: Remove, Hold, Suspend, Continue, Vacate, Query, ...
 
-        The node's answer comes back. Raises GridError with its text when it refuses, or when no node that has
-        the job answers within `timeout` seconds: it is still in the queue, or over.
+        `name` and `value` (ClassAd source) are for SetAttribute. What the node answers comes back, for Query the
+        job's ad. Raises GridError with the node's text when it refuses, or when no node that runs the job
+        answers within `timeout` seconds: it waits in the queue then, or is over.
         """
+        request = Request(Action(action), job_id, name, value, reason)
         await self._connected()
-        question = str(uuid.uuid4())
-        answer: asyncio.Future[ClassAd] = asyncio.get_running_loop().create_future()
-        self._questions[question] = answer
-        nobody = GridError(f"{action} job {job_id}: no node has it; it still waits in the queue, or is over")
-        nobody.job_id = job_id
-        message = Message(
-            headers=wire_headers({"Action": action, "JobId": job_id, **headers}),
-            message_id=question, correlation_id=question, reply_to=self._reply_queue,
-        )  # fmt: skip
+        message = request.to_message()
+        message.reply_to, message.correlation_id = self._reply_queue, message.message_id
+        question = message.message_id or ""
+        replied: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._questions[question] = replied
         try:
             async with asyncio.timeout(timeout):
-                await self._transport.publish(message, Address(f"{self.queue}.control", f"job.{job_id}"))
-                ad = await answer
+                await self._transport.publish(message, Address(f"{self.queue}.control", job_key(job_id)))
+                answer = Answer.from_message(await replied)
         except (TimeoutError, Unroutable):
-            raise nobody from None
+            raise GridError(
+                f"{request.action.value} job {job_id}: no node runs it; it still waits in the queue, or is over"
+            ) from None
         except TransportError as error:
             raise from_transport(error) from None
         finally:
             del self._questions[question]
-        if ad.get("Status") != 0:
-            raise GridError(f"{action} job {job_id}: {ad.get('Status')}")
-        return ad
+        if answer.status != 0:
+            raise GridError(f"{request.action.value} job {job_id}: node {answer.node} refused: {answer.error}")
+        return _answer_ad(request.action, answer)
 
     # -- replies ---------------------------------------------------------------------------------------------
 
@@ -298,7 +301,8 @@ class Grid:
         job_id = message.correlation_id or ""
         question = self._questions.get(job_id)
         if question is not None:
-            _answer(question, message)
+            if not question.done():
+                question.set_result(message)
         elif (handle := self._handles.get(job_id)) is not None:
             try:
                 handle.take(Reply.from_message(message))
@@ -343,10 +347,20 @@ class Grid:
 
     async def _connect(self) -> None:
         await self._transport.connect()
+        await self._listen()
+
+    async def _listen(self) -> None:
+        """Have a reply queue, and take from it."""
         durable = self._named_reply_queue is not None
         wanted = Queue(self._named_reply_queue or "", durable, exclusive=not durable, auto_delete=not durable)
         self._reply_queue, _ = await self._transport.declare(wanted)
-        await self._transport.consume(self._reply_queue, self._on_delivery, credit=0, settled=not durable)
+        self._deaf = deaf = asyncio.get_running_loop().create_future()
+
+        def ended(why: str) -> None:
+            if not deaf.done():
+                deaf.set_result(why)
+
+        await self._transport.consume(self._reply_queue, self._on_delivery, credit=0, settled=not durable, on_end=ended)
         self._up.set()
 
     async def _connected(self) -> None:
@@ -365,10 +379,7 @@ class Grid:
     async def _keep_connected(self) -> None:
         try:
             while True:
-                try:
-                    why = await self._transport.wait_closed()
-                except ConnectionLost as error:
-                    why = str(error)
+                why = await self._until_deaf()
                 self._up.clear()
                 self._unclaimed.clear()  # the broker offers them again
                 log.warning("connection to broker %s lost: %s", self.endpoint.safe_url, why)
@@ -377,10 +388,25 @@ class Grid:
                         f"the connection to broker {self.endpoint.safe_url} was lost ({why}); the job may "
                         "still run, but its result can't reach us; a Grid with a reply_queue survives this"
                     )
-                await self._reconnect()
+                try:
+                    await self._listen()  # if only the queue was lost
+                except TransportError:
+                    await self._reconnect()
                 log.warning("connected to broker %s again", self.endpoint.safe_url)
         finally:
             self._fail_all("the grid no longer listens for it")
+
+    async def _until_deaf(self) -> str:
+        """Wait until replies can't reach us any more (no connection, or somebody deleted the queue); say why."""
+        closed = asyncio.ensure_future(self._transport.wait_closed())
+        try:
+            await asyncio.wait((closed, self._deaf), return_when=asyncio.FIRST_COMPLETED)
+            return self._deaf.result() if self._deaf.done() else closed.result()
+        except ConnectionLost as error:
+            return str(error)
+        finally:
+            closed.cancel()
+            await asyncio.wait((closed,))
 
     async def _reconnect(self) -> None:
         pause = FIRST_RETRY
@@ -402,14 +428,17 @@ def _is_final(message: Message) -> bool:
         return False
 
 
-def _answer(question: asyncio.Future[ClassAd], message: Message) -> None:
+def _answer_ad(action: Action, answer: Answer) -> ClassAd:
+    """A node's answer: for Query a job ad, else a few plain values."""
+    headers = {name: value for name, value in answer.headers.items() if name not in ("Status", "Error", "Node")}
+    if action is not Action.QUERY:
+        return ClassAd(headers)
     ad = ClassAd()
     try:
-        read_headers(message.headers, ad)
+        read_headers(headers, ad)
     except ValueError as error:
-        ad = ClassAd({"Status": f"the answer can't be read: {error}"})
-    if not question.done():
-        question.set_result(ad)
+        raise GridError(f"the answer of node {answer.node} can't be read: {error}") from None
+    return ad
 
 
 def _priority(priority: int | None) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Generator
 from typing import TYPE_CHECKING
 
 from carod.classad import ClassAd
+from carod.control import Action
 from carod.job import JobStatus, Reply
 from carod_client.errors import (
     BadArchive,
@@ -53,7 +54,7 @@ class Handle:
         self._check = check
         self._timeout, self._expires = timeout, expires
         self._on_update, self._on_done = on_update, on_done
-        self._outcome: Result | GridError | None = None
+        self._outcome: Result | Exception | None = None
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._submitted = self._loop.time()
@@ -87,7 +88,7 @@ class Handle:
                 seen += 1
                 yield self.replies[seen - 1]
             if self._outcome is not None:
-                if isinstance(self._outcome, GridError) and not (self.replies and self.replies[-1].final):
+                if isinstance(self._outcome, Exception) and not (self.replies and self.replies[-1].final):
                     raise self._outcome
                 return
             await self._changed.wait()
@@ -114,7 +115,7 @@ class Handle:
         """
         if self._outcome is None:
             raise GridError(f"job {self.id} is not done: await the handle")
-        if isinstance(self._outcome, GridError):
+        if isinstance(self._outcome, Exception):
             raise self._outcome
         return self._outcome
 
@@ -127,9 +128,12 @@ class Handle:
             return self._outcome.result.results
         return self.result.results
 
-    async def remove(self) -> None:
-        """Ask the node that runs it to stop the job and remove it. See `Grid.control` for what it raises."""
-        await self._grid.control("Remove", self.id)
+    async def remove(self, reason: str = "") -> None:
+        """Have the node that runs the job stop and remove it; whoever awaits it gets JobRemoved.
+
+        Raises what `Grid.control` raises: a job that waits in the queue can't be called back.
+        """
+        await self._grid.control(Action.REMOVE, self.id, reason=reason)
 
     def forget(self) -> None:
         """Wait for nothing more. The job goes on, its replies are dropped; whoever waits gets a GridError."""
@@ -144,7 +148,11 @@ class Handle:
             return
         self.replies.append(reply)
         if self._on_update is not None:
-            self._on_update(reply)
+            try:
+                self._on_update(reply)
+            except Exception as error:  # it concerns who awaits the job, not who reads the messages
+                self._finish(error)
+                return
         if reply.status is JobStatus.RUNNING and self._running_since is None:
             self._running_since = self._loop.time()
         if reply.final:
@@ -175,7 +183,7 @@ class Handle:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _finish(self, outcome: Result | GridError) -> None:
+    def _finish(self, outcome: Result | Exception) -> None:
         self._outcome = outcome
         for timer in self._timers.values():
             timer.cancel()

@@ -68,7 +68,7 @@ def dead(**options: Any) -> None:
       carod dead --json | jq -r 'select(.kind == "job").id'
 
     \b
-    Exit code: 0 listed, 1 failed, 2 wrong usage.
+    Exit code: 0 listed, 1 failed, 2 wrong usage, 3 no node ever served the queue.
     """
 
     async def work(control: Control, out: Out) -> None:

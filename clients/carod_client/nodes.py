@@ -19,7 +19,7 @@ from carod_client.tables import jobs_table, nodes_table, show, slots_table
 
 @operator_command("nodes", "List nodes, their slots, and what runs on them.")
 @click.argument("names", metavar="[NODE]...", nargs=-1)
-@click.option("--slots", is_flag=True, help="A line for every slot, idle ones too, instead of one a job.")
+@click.option("--slots", is_flag=True, help="Show every slot, idle ones too.")
 @click.option(
     "--wait", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=CENSUS, show_default=True,
     help="How long nodes have to answer.",
@@ -27,6 +27,9 @@ from carod_client.tables import jobs_table, nodes_table, show, slots_table
 @grid_options
 def nodes(names: tuple[str, ...], slots: bool, wait: float, **options: Any) -> None:
     """List the nodes that answer, and the jobs that run on them; or only the nodes named.
+
+    BUSY is how many of a node's slots have a job, LOAD its load average of one minute. A job's state ST is R, running,
+    or S, suspended.
 
     \b
     Examples:
@@ -68,12 +71,12 @@ async def _named(control: Control, out: Out, names: Iterable[str]) -> list[NodeS
 
 
 def show_nodes(out: Out, found: list[NodeStatus], slots: bool = False) -> None:
-    """The nodes, then their jobs or slots."""
-    show(out.console, nodes_table(found))
-    second = slots_table(found) if slots else jobs_table(found)
-    if second.row_count:
-        out.console.print()
-        show(out.console, second)
+    """The nodes, then their slots if asked for, then what runs."""
+    for number, table in enumerate((nodes_table(found), *([slots_table(found)] if slots else []), jobs_table(found))):
+        if table.row_count:
+            if number:
+                out.console.print()
+            show(out.console, table)
 
 
 def node_object(node: NodeStatus) -> dict[str, Any]:

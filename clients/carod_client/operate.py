@@ -142,7 +142,7 @@ def vacate(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
     )  # fmt: skip
 
 
-@operator_command("setattr", "Set an attribute of a running job's ad.")
+@operator_command("setattr", "Set an attribute of a running job's ad.", ignore_unknown_options=True)
 @click.argument("job")
 @click.argument("name")
 @click.argument("expression", metavar="EXPR")
@@ -157,7 +157,7 @@ def setattr_(job: str, name: str, expression: str, **options: Any) -> None:
     Examples:
       carod setattr JOB Progress 75
       carod setattr JOB Note '"seen by ann"'
-      carod setattr JOB -- Offset -5
+      carod setattr JOB Offset -5
 
     \b
     Exit code: 0 set, 1 refused or failed, 2 wrong usage, 3 no node has the job.

@@ -53,7 +53,7 @@ class Report:
             self._progress = Progress(
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
                 TextColumn("{task.fields[rate]}"), TimeRemainingColumn(),
-                console=self.console, redirect_stdout=False, redirect_stderr=False,
+                console=self.console, transient=True, redirect_stdout=False, redirect_stderr=False,
             )  # fmt: skip
             self._bar = self._progress.add_task("jobs", total=self._sweep, rate="")
             self._progress.start()
@@ -218,15 +218,16 @@ class Report:
     def _write(self, stdout: bytes, stderr: bytes) -> None:
         if not stdout and not stderr:
             return
-        live = self._progress.live if self._progress is not None else self._status and self._status._live
-        paused = bool(live and live.is_started and (sys.stdout.isatty() or stderr))
-        if live and paused:
+        live = self._progress or self._status
+        if not (sys.stdout.isatty() or stderr):
+            live = None  # what goes elsewhere does not disturb the terminal
+        if live is not None:
             live.stop()
         for stream, data in ((sys.stdout, stdout), (sys.stderr, stderr)):
             stream.flush()
             stream.buffer.write(data)
             stream.buffer.flush()
-        if live and paused:
+        if live is not None:
             live.start()
 
     def _say(self, text: str) -> None:
@@ -253,7 +254,7 @@ class Report:
         self._print_json(head | values)
 
     def _print_json(self, values: dict[str, Any]) -> None:
-        print(json.dumps(values), flush=True)
+        print(json.dumps({name: _rounded(value) for name, value in values.items()}), flush=True)
 
 
 def percentile(values: list[float], percent: float) -> float:
@@ -272,6 +273,10 @@ def _what(error: Exception) -> str:
     if isinstance(error, JobTimeout):
         return "timed out"
     return type(error).__name__.removeprefix("Job").lower()
+
+
+def _rounded(value: Any) -> Any:
+    return round(value, 6) if isinstance(value, float) else value
 
 
 def _plain(value: Any) -> Any:

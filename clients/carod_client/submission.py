@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from carod.control import Action
 from carod.job import JobStatus, Reply
 from carod_client.description import CommonOptions
 from carod_client.errors import GridError, JobHeld, JobRemoved, JobTimeout
@@ -158,11 +159,9 @@ class Submission:
     async def _remove(self, error: GridError) -> None:
         """A job that took too long is stopped, as timeout(1) would."""
         self._running.discard(error.job_id)
-        try:
-            await self._grid.control("Remove", error.job_id, timeout=REMOVAL_PATIENCE)
+        with suppress(GridError):  # then the error says rightly that it still runs
+            await self._grid.control(Action.REMOVE, error.job_id, reason="timeout", timeout=REMOVAL_PATIENCE)
             error.args = (f"job {error.job_id}: no result within {self.timeout:g} s; it was removed",)
-        except GridError as why:
-            error.add_note(str(why))
 
     async def _remove_all(self) -> None:
         left = self.left_behind
@@ -170,7 +169,7 @@ class Submission:
 
         async def remove(job_id: str) -> None:
             try:
-                await self._grid.control("Remove", job_id, timeout=REMOVAL_PATIENCE)
+                await self._grid.control(Action.REMOVE, job_id, reason="interrupted", timeout=REMOVAL_PATIENCE)
                 left.removed += 1
             except GridError:
                 left.running += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def submit(
         report.interrupted(submission.left_behind)
         code = INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone, as `head` does
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can Python flush to it at exit
         code = 128 + 13
     sys.exit(code)
 

@@ -12,7 +12,7 @@ from carod_client import description
 from carod_client.description import CommonOptions, JobOptions, Parcel
 from carod_client.errors import BadJob, GridError
 from carod_client.handle import Handle
-from carod_client.inputs import Inputs, release
+from carod_client.inputs import AnyPath, Inputs, release
 from carod_client.results import Result
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Sweep(Generic[T]):
     """What `Grid.map` was asked for; see there."""
 
     grid: Grid
-    cmd: str
+    cmd: AnyPath
     items: Iterable[T]
     args: Args[T] | None
     inputs: Inputs | Callable[[T], Inputs]

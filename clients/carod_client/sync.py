@@ -14,7 +14,7 @@ from carod_client.description import CommonOptions, JobOptions
 from carod_client.errors import GridError
 from carod_client.grid import Grid
 from carod_client.handle import Handle
-from carod_client.inputs import Inputs
+from carod_client.inputs import AnyPath, Inputs
 from carod_client.results import Result
 from carod_client.sweep import Args
 
@@ -60,17 +60,17 @@ class SyncGrid:
         """The job queue's name."""
         return self._grid.queue
 
-    def run(self, cmd: str, *args: str, **options: Unpack[JobOptions]) -> Result:
+    def run(self, cmd: AnyPath, *args: str, **options: Unpack[JobOptions]) -> Result:
         """Run a job and return its result; see `Grid.run`."""
         return self._call(self._grid.run(cmd, *args, **options))
 
-    def submit(self, cmd: str, *args: str, **options: Unpack[JobOptions]) -> SyncHandle:
+    def submit(self, cmd: AnyPath, *args: str, **options: Unpack[JobOptions]) -> SyncHandle:
         """Send a job; see `Grid.submit`."""
         return SyncHandle(self, self._call(self._grid.submit(cmd, *args, **options)))
 
     def map(
         self,
-        cmd: str,
+        cmd: AnyPath,
         items: Iterable[T],
         *,
         args: Args[T] | None = None,
@@ -159,9 +159,9 @@ class SyncHandle:
         """Wait for the result. Raises what `await handle` raises."""
         return self._grid._call(self._handle._wait())
 
-    def remove(self) -> None:
-        """Ask the node that runs it to stop the job and remove it."""
-        self._grid._call(self._handle.remove())
+    def remove(self, reason: str = "") -> None:
+        """Have the node that runs the job stop and remove it; see `Handle.remove`."""
+        self._grid._call(self._handle.remove(reason))
 
     def forget(self) -> None:
         """Wait for nothing more; the job goes on."""

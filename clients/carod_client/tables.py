@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from carod_client.census import NodeStatus, RunningJob, SlotStatus
+from carod_client.census import NodeStatus, RunningJob
 from carod_client.dead import DeadMessage
 
 STATE_STYLES = {"serving": "green", "draining": "yellow", "drained": "dim"}
@@ -30,26 +30,25 @@ def nodes_table(nodes: Iterable[NodeStatus]) -> Table:
 
 
 def jobs_table(nodes: Iterable[NodeStatus]) -> Table:
-    """One line a running job, those that run longest first."""
-    table = _table("JOB", "OWNER", "RUN TIME", "STATE", "SLOT", "COMMAND", right=("RUN TIME",))
+    """One line a running job, those that run longest first. ST is R, running, or S, suspended."""
+    table = _table("JOB", "OWNER", "ST", "RUN TIME", "SLOT", "COMMAND", right=("RUN TIME",))
     running = [(slot, slot.job) for node in nodes for slot in node.slots if slot.job is not None]
     for slot, job in sorted(running, key=lambda pair: -(pair[1].seconds or 0.0)):
+        state = Text("S", "yellow") if slot.activity == "Suspended" else Text("R", "green")
         table.add_row(
-            _text(job.id), _text(job.owner), Text(run_time(job)), _job_state(slot), _text(slot.name), _text(job.cmd)
+            _text(job.id), _text(job.owner), state, Text(run_time(job)), _text(slot.name), _text(_program(job.cmd))
         )
     return table
 
 
 def slots_table(nodes: Iterable[NodeStatus]) -> Table:
     """One line a slot, idle ones too."""
-    table = _table("SLOT", "STATE", "ACTIVITY", "MIB", "JOB", "OWNER", "RUN TIME", "COMMAND", right=("MIB", "RUN TIME"))
+    table = _table("SLOT", "STATE", "ACTIVITY", "MIB", "JOB", right=("MIB",))
     for node in nodes:
         for slot in node.slots:
-            job = slot.job or RunningJob("-", "-", "-", None)
             table.add_row(
                 _text(slot.name), _text(slot.state), _text(slot.activity),
-                Text("" if slot.memory is None else str(slot.memory)),
-                _text(job.id), _text(job.owner), Text(run_time(job)), _text(job.cmd),
+                Text("" if slot.memory is None else str(slot.memory)), _text(slot.job.id if slot.job else ""),
             )  # fmt: skip
     return table
 
@@ -59,7 +58,7 @@ def dead_table(messages: Iterable[DeadMessage]) -> Table:
     table = _table("JOB", "KIND", "SINCE", "OWNER", "COMMAND", "REASON")
     for dead in messages:
         table.add_row(
-            _text(dead.id), Text(dead.kind.value), Text(date(dead.when)), _text(dead.owner), _text(dead.cmd),
+            _text(dead.id), Text(dead.kind.value), Text(date(dead.when)), _text(dead.owner), _text(_program(dead.cmd)),
             _text(dead.reason),
         )  # fmt: skip
     return table
@@ -115,7 +114,6 @@ def _text(text: str) -> Text:
     return Text(clean(text) or "-")
 
 
-def _job_state(slot: SlotStatus) -> Text:
-    if slot.activity == "Suspended":
-        return Text("suspended", "yellow")
-    return Text("running", "green")
+def _program(cmd: str) -> str:
+    """A command's last part, which is what fits beside a message id."""
+    return cmd.rstrip("/").rpartition("/")[2]

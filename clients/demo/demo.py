@@ -102,7 +102,8 @@ async def latency(grid: Grid) -> None:
     took = [(await grid.run("/bin/true", timeout=60)).elapsed_seconds for _ in range(NOTHINGS)]
     console.print(
         f"  {NOTHINGS} jobs that do nothing, one after the other: median "
-        f"{percentile(took, 50) * 1000:.1f} ms from sending to result, slowest {max(took) * 1000:.1f} ms\n"
+        f"{percentile(took, 50) * 1000:.1f} ms from sending to result, slowest {max(took) * 1000:.1f} ms\n",
+        soft_wrap=True,
     )
 
 
@@ -210,7 +211,9 @@ async def show_all(url: str) -> None:
     console.print(times(results, seconds))
     console.print(
         f"\nEach job's files are in {OUTPUT}/000 to {OUTPUT}/{SCENARIOS - 1:03}, the node's log in {log}.\n"
-        "Try next, with a node of your own in a second terminal (carod start):\n"
+        "Try next, in a shell with a broker (.venv/bin/python tests/brokers/rabbitmq.py -- bash):\n"
+        "  . .venv/bin/activate\n"
+        '  carod start --broker "$CAROD_BROKER" >node.log 2>&1 &\n'
         "  carod submit -- /bin/echo Hello\n"
         f"  carod submit -i {OUTPUT}/007/scenario.json -o my-result -- ./clients/demo/price.py scenario.json\n"
         "  carod submit --count 100 -- /bin/sh -c 'echo {n}; sleep 0.1'\n"

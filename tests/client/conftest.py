@@ -111,6 +111,12 @@ class Gate:
         await asyncio.to_thread(Path(self.path).write_text, "go")
 
 
+def own_tasks() -> int:
+    """How many of the tasks that are alive are the client's; one keeps its connection."""
+    codes = [getattr(task.get_coro(), "cr_code", None) for task in asyncio.all_tasks()]
+    return sum(code is not None and "carod_client" in code.co_filename for code in codes)
+
+
 @pytest.fixture
 def gate(open_directory: Path) -> Iterator[Gate]:
     path = open_directory / "gate"

@@ -18,13 +18,14 @@ from carod_client import (
     JobFailed,
     JobHeld,
     JobRejected,
+    JobRemoved,
     JobStatus,
     JobTimeout,
     NoQueue,
 )
 
 from carod.amqp import Queue
-from tests.client.conftest import Gate
+from tests.client.conftest import Gate, own_tasks
 
 PATIENCE = 60.0
 """Seconds until a test is given up; no test waits so long for a job that works."""
@@ -98,13 +99,12 @@ async def test_updates_come_one_by_one_and_again_for_who_asks_later(grid: Grid, 
 
 async def test_a_cancelled_wait_leaves_the_job_to_be_waited_for_again(grid: Grid, gate: Gate) -> None:
     handle = await grid.submit("/bin/cat", gate.path, timeout=PATIENCE)
-    tasks = asyncio.all_tasks()
     waiter = asyncio.ensure_future(handle)
     await asyncio.sleep(0)
     waiter.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiter
-    assert asyncio.all_tasks() == tasks
+    assert own_tasks() == 1  # the one that keeps the connection
     await gate.open()
     assert (await handle).ok
 
@@ -172,3 +172,27 @@ async def test_leaving_the_grid_tells_whoever_still_waits(broker_url: str, node_
     with pytest.raises(GridError, match="not open"):
         await grid.run("/bin/true")
     await gate.open()
+
+
+async def test_a_removed_job_raises_job_removed_with_the_reason(grid: Grid, gate: Gate) -> None:
+    handle = await grid.submit("/bin/cat", gate.path, timeout=PATIENCE)
+    async for _ in handle:
+        await handle.remove("enough")
+    with pytest.raises(JobRemoved, match="enough") as caught:
+        await handle
+    assert caught.value.results.names() == handle.results.names()
+
+
+async def test_a_running_job_can_be_asked_for_its_ad(grid: Grid, gate: Gate) -> None:
+    handle = await grid.submit("/bin/cat", gate.path, attributes={"Tag": "mine"}, timeout=PATIENCE)
+    async for _ in handle:
+        break
+    ad = await grid.control("Query", handle.id)
+    assert (ad["Tag"], ad["JobStatus"]) == ("mine", JobStatus.RUNNING)
+    await gate.open()
+    assert (await handle).ok
+
+
+async def test_a_job_that_no_node_runs_cannot_be_removed(grid: Grid) -> None:
+    with pytest.raises(GridError, match="Remove job no-such-job: no node runs it"):
+        await grid.control("Remove", "no-such-job", timeout=0.5)

@@ -95,3 +95,11 @@ async def test_a_broker_that_restarts_is_found_again(
         assert (await grid.run("/bin/true", timeout=PATIENCE)).ok
         await asyncio.to_thread(broker.restart)
         assert (await grid.run("/bin/true", timeout=PATIENCE)).ok
+
+
+async def test_a_reply_queue_that_somebody_deletes_is_made_again(grid: Grid, gate: Gate) -> None:
+    handle = grid._handles[await started(grid, gate)]
+    await grid._transport.delete(grid._reply_queue)
+    with pytest.raises(BrokerLost, match="its queue is gone"):
+        await handle
+    assert (await grid.run("/bin/true", timeout=PATIENCE)).ok
