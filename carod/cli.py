@@ -57,7 +57,9 @@ class _Commands(click.Group):
         for title, section in SECTIONS.items():
             commands = [command for name in section if (command := self.get_command(ctx, name)) is not None]
             with formatter.section(title):
-                formatter.write_dl([(f"{command.name:{width}}", command.get_short_help_str(80)) for command in commands])
+                formatter.write_dl(
+                    [(f"{command.name:{width}}", command.get_short_help_str(80)) for command in commands]
+                )
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

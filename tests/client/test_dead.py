@@ -118,9 +118,9 @@ async def test_of_all_only_jobs_are_released(transport: Transport, control: Cont
 async def test_what_is_no_job_is_not_released_and_says_why(transport: Transport, control: Control) -> None:
     lost = held("lost", AdTooLarge=True)
     await bury(transport, control.queue, result("one"), lost)
-    with pytest.raises(NotReleasable, match="job one .*its result, .*the client is gone"):
+    with pytest.raises(NotReleasable, match=r"job one .*its result, .*the client is gone"):
         await control.release("one")
-    with pytest.raises(NotReleasable, match="job lost .*can't be run"):
+    with pytest.raises(NotReleasable, match=r"job lost .*can't be run"):
         await control.release("lost")
     assert await control.held() == 2
 

@@ -22,8 +22,9 @@ from carod_client import Grid, GridError, Handle, JobHeld, JobRemoved, JobStatus
 from carod_client.control import Control, NoSuchJob, NoSuchNode, RequestRefused
 from click.testing import CliRunner
 
-from carod.amqp import Endpoint
+from carod.amqp import Address, Endpoint, open_transport
 from carod.cli import COMMANDS, main
+from carod.job import job_message
 from tests.client.conftest import _delete, a_node
 
 PATIENCE = 120.0
@@ -31,8 +32,7 @@ PATIENCE = 120.0
 WAIT = ("--wait", "30")
 """For what does answer; on a machine busy with other tests that may take a while."""
 CAROD = [sys.executable, "-m", "carod.cli"]
-OPERATOR = ["nodes", "top", "query", "dead", "hold", "release", "rm", "suspend", "continue", "vacate", "setattr", "drain",
-            "resume", "ping"]  # fmt: skip
+OPERATOR = """nodes top query dead hold release rm suspend continue vacate setattr drain resume ping""".split()
 
 Carod = Callable[..., Awaitable[tuple[int, str, str]]]
 
@@ -93,24 +93,47 @@ async def control(pool: Pool) -> AsyncIterator[Control]:
         yield control
 
 
-@pytest.fixture
-def starts(open_directory: Path) -> Iterator[Path]:
+class Starts:
     """A pipe into which each job that `started` sends says that it starts."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._pipe = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+
+    async def next(self) -> None:
+        """Wait for one more start."""
+        loop, readable = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._pipe, readable.set)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await readable.wait()
+            assert os.read(self._pipe, 3) == b"up\n"
+        finally:
+            loop.remove_reader(self._pipe)
+
+    def close(self) -> None:
+        os.close(self._pipe)
+
+
+@pytest.fixture
+def starts(open_directory: Path) -> Iterator[Starts]:
     path = open_directory / "starts"
     os.mkfifo(path)
     path.chmod(0o666)
-    yield path
+    starts = Starts(path)
+    yield starts
+    starts.close()
 
 
 @pytest.fixture
-async def started(grid: Grid, starts: Path) -> AsyncIterator[Callable[..., Awaitable[Handle]]]:
+async def started(grid: Grid, starts: Starts) -> AsyncIterator[Callable[..., Awaitable[Handle]]]:
     """Sends a job that sleeps, and waits until it does: `await started(attributes=...)`."""
     handles = []
 
     async def start(**options: Any) -> Handle:
-        handle = await grid.submit("/bin/sh", "-c", f"echo up > {starts}; exec sleep 1000", **options)
+        handle = await grid.submit("/bin/sh", "-c", f"echo up > {starts.path}; exec sleep 1000", **options)
         handles.append(handle)
-        await next_start(starts)
+        await starts.next()
         return handle
 
     yield start
@@ -119,11 +142,6 @@ async def started(grid: Grid, starts: Path) -> AsyncIterator[Callable[..., Await
             if not handle.done:
                 await handle.remove()
             await handle
-
-
-async def next_start(starts: Path) -> None:
-    async with asyncio.timeout(PATIENCE):
-        assert await asyncio.to_thread(starts.read_text) == "up\n"
 
 
 async def status(handle: Handle, wanted: JobStatus, state: str | None) -> None:
@@ -137,8 +155,6 @@ async def status(handle: Handle, wanted: JobStatus, state: str | None) -> None:
 
 async def buried(control: Control, job: str) -> None:
     """Wait until a job is in the dead-letter queue, and leave it there."""
-    from carod.amqp import open_transport
-
     there = asyncio.Event()
     transport = open_transport(control.endpoint)
     await transport.connect()
@@ -160,7 +176,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 async def test_a_held_job_is_listed_and_runs_again_once_released(
-    carod: Carod, started: Callable[..., Awaitable[Handle]], starts: Path, control: Control
+    carod: Carod, started: Callable[..., Awaitable[Handle]], starts: Starts, control: Control
 ) -> None:
     handle = await started()
     assert await carod("hold", handle.id, "--reason", "no licence", *WAIT) == (0, "", "")
@@ -173,7 +189,7 @@ async def test_a_held_job_is_listed_and_runs_again_once_released(
     assert (code, dead["kind"], dead["reason"], dead["cmd"]) == (0, "job", "no licence", "/bin/sh")
 
     released = asyncio.create_task(carod("release", handle.id))
-    await next_start(starts)
+    await starts.next()
     assert await released == (0, "", "")
     assert (await control.query(handle.id))["JobStatus"] == JobStatus.RUNNING
     assert handle.id not in [entry.id for entry in await control.dead_letters()]
@@ -183,7 +199,7 @@ async def test_a_held_job_is_listed_and_runs_again_once_released(
 
 
 async def test_all_held_jobs_are_released_at_once(
-    carod: Carod, started: Callable[..., Awaitable[Handle]], starts: Path, control: Control
+    carod: Carod, started: Callable[..., Awaitable[Handle]], starts: Starts, control: Control
 ) -> None:
     handles = [await started(), await started()]
     ids = [handle.id for handle in handles]
@@ -195,8 +211,8 @@ async def test_all_held_jobs_are_released_at_once(
     code, out, err = await carod("release", "--all", "--json")
     assert (code, err) == (0, "")
     assert {(entry["job"], entry["ok"]) for entry in objects(out)} == {(job, True) for job in ids}
-    for job in ids:
-        await next_start(starts)
+    for _ in ids:
+        await starts.next()
     for job in ids:
         await control.remove(job)
     assert await carod("release", "--all") == (0, "", "")
@@ -227,12 +243,12 @@ async def test_a_suspended_job_shows_as_such_and_goes_on(
 
 
 async def test_a_vacated_job_runs_again(
-    carod: Carod, started: Callable[..., Awaitable[Handle]], starts: Path, control: Control
+    carod: Carod, started: Callable[..., Awaitable[Handle]], starts: Starts, control: Control
 ) -> None:
     handle = await started()
     assert await carod("vacate", handle.id, *WAIT) == (0, "", "")
     await status(handle, JobStatus.IDLE, "Exited")
-    await next_start(starts)
+    await starts.next()
     assert (await control.query(handle.id))["NumJobStarts"] == 2
 
 
@@ -263,22 +279,19 @@ async def test_what_a_node_refuses_ends_with_1_and_its_reason(
     assert caught.value.job_id == handle.id
 
 
-async def test_a_users_own_job_can_be_controlled_by_that_user(pool: Pool, control: Control, starts: Path) -> None:
-    from carod.amqp import Address, open_transport
-    from carod.job import job_message
-
+async def test_a_users_own_job_can_be_controlled_by_that_user(pool: Pool, control: Control, starts: Starts) -> None:
     user, _ = Endpoint(pool.url).credentials or ("guest", "guest")
     transport = open_transport(Endpoint(pool.url))
     await transport.connect()
     try:
         message = job_message(
-            {"Cmd": "/bin/sh", "Arguments": f"-c 'echo up > {starts}; exec sleep 1000'"}, reply_to="nobody"
+            {"Cmd": "/bin/sh", "Arguments": f"-c 'echo up > {starts.path}; exec sleep 1000'"}, reply_to="nobody"
         )
         message.user_id = user
         await transport.publish(message, Address("", pool.queue))
     finally:
         await transport.close()
-    await next_start(starts)
+    await starts.next()
     assert message.message_id is not None
     assert (await control.query(message.message_id))["AuthenticatedIdentity"] == user
     assert await control.remove(message.message_id) == pool.node
@@ -414,7 +427,7 @@ async def test_top_is_live_on_a_terminal_and_leaves_it_as_it_was(pool: Pool, lea
     ours, theirs = pty.openpty()
     before = termios.tcgetattr(theirs)
     more = ["--count", "1"] if leave == "count" else []
-    process = subprocess.Popen(
+    process = subprocess.Popen(  # noqa: ASYNC220
         [*CAROD, "top", *more], env=environment(pool.url, pool.queue), stdin=theirs, stdout=theirs, stderr=theirs,
         start_new_session=True,
     )  # fmt: skip
