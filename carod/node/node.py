@@ -40,6 +40,8 @@ from carod.node.intake import Credits, Refusals
 from carod.node.journal import Journal, sweep
 from carod.node.metrics import Metrics
 from carod.node.post import Post
+from carod.starter import cgroup
+from carod.starter.cgroup import SlotGroups
 from carod.starter.process import Nursery, Spawner
 from carod.starter.slot import REFRESH, Slot, State
 from carod.starter.starter import End, Starter
@@ -71,6 +73,7 @@ class Node:
         self.queue = config.carod_broker_queue
         self.directory = f"{config.execute_directory}/{name}"
         self.slots = [Slot(number, config, macros, self.directory) for number in range(1, config.slots + 1)]
+        self._groups = SlotGroups(cgroup.find(config.base_cgroup), name)
         self.metrics = Metrics(config.slots)
         self.running: dict[str, Starter] = {}
         self._free = list(reversed(self.slots))
@@ -95,7 +98,8 @@ class Node:
 
     async def run(self) -> None:
         """Serve the queue until a signal says to stop."""
-        self._nursery = Nursery()
+        self._groups.sweep()
+        self._nursery = Nursery(self._groups)
         try:
             if killed := sweep(self.journal.left_running, self.directory):
                 event(log, "killed what an earlier life left running", logging.WARNING, processes=killed)
@@ -117,6 +121,7 @@ class Node:
             for spawner in self._spawners.values():
                 spawner.close()
             self._nursery.close()
+            self._groups.sweep()
             self.metrics.close()
             empty(self.directory)
             self.journal.close()

@@ -48,7 +48,7 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], bytes | BinaryIO] |
 
     A blob that came as a descriptor is an open file, at its start. Raises BlockingIOError when nothing is there.
     """
-    data, fds, _, _ = socket.recv_fds(channel, INLINE, 2)
+    data, fds = receive_fds(channel, 2)
     if not data:
         return None
     files = [open(fd, "r+b") for fd in fds]
@@ -62,6 +62,17 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], bytes | BinaryIO] |
     else:
         frame = json.loads(data[4 : 4 + length])
     return frame, files[0] if files else data[4 + length :]
+
+
+def receive_fds(channel: socket.socket, most: int) -> tuple[bytes, list[int]]:
+    """One message and its descriptors, which no job inherits: a job could speak for its spawner with one.
+
+    Python's recv_fds leaves them inheritable, and drops its `flags` (MSG_CMSG_CLOEXEC) unseen in 3.11.
+    """
+    data, fds, _, _ = socket.recv_fds(channel, INLINE, most)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return data, fds
 
 
 def _memory_file(content: bytes) -> BinaryIO:

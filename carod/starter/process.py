@@ -17,9 +17,12 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from carod.starter import channel, spawner
+from carod.starter import channel
+from carod.starter.cgroup import SlotGroups
 
 log = logging.getLogger("carod.process")
+SPAWNER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "spawner.py")
+"""The program that nursery and spawners run. Not imported: what it needs would be in the node's memory, too."""
 READY_TIMEOUT = 30.0
 """Seconds that a new spawner has to say `ready`; forking one takes some milliseconds."""
 
@@ -114,21 +117,23 @@ class Execution:
 class Nursery:
     """The process from which the spawners are forked; it takes no part in their work."""
 
-    def __init__(self) -> None:
+    def __init__(self, groups: SlotGroups) -> None:
+        self.groups = groups
         ours, theirs = channel.pair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-E", "-s", "-S", spawner.__file__, str(theirs.fileno())],
+                [sys.executable, "-E", "-s", "-S", SPAWNER, str(theirs.fileno())],
                 pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, cwd="/", start_new_session=True,
                 env={"PATH": os.defpath, "LC_CTYPE": "C.UTF-8"},  # the node's may hold its broker's password
             )  # fmt: skip
         self._control = ours
         self.spawners: dict[int, Spawner] = {}
 
-    def fork(self, slot: str, user: str, directory: str, cgroup: str) -> socket.socket:
+    def fork(self, slot: str, user: str, directory: str) -> socket.socket:
         """Have a spawner forked; its end of the channel comes back, it says `ready` there."""
         ours, theirs = channel.pair()
-        request = json.dumps({"slot": slot, "user": user, "directory": directory, "cgroup": cgroup}).encode()
+        group = self.groups.make(_group_name(slot, user))
+        request = json.dumps({"slot": slot, "user": user, "directory": directory, "cgroup": group}).encode()
         with theirs:
             socket.send_fds(self._control, [request], [theirs.fileno()])
         return ours
@@ -157,12 +162,12 @@ class Nursery:
 class Spawner:
     """A slot's spawner, as the node sees it."""
 
-    def __init__(self, nursery: Nursery, slot: str, user: str, directory: str, cgroup: str = "") -> None:
-        self.user, self.directory, self.pid = user, directory, 0
+    def __init__(self, nursery: Nursery, slot: str, user: str, directory: str) -> None:
+        self.slot, self.user, self.directory, self.pid = slot, user, directory, 0
         self._nursery = nursery
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._execution: Execution | None = None
-        self._socket = nursery.fork(slot, user, directory, cgroup)
+        self._socket = nursery.fork(slot, user, directory)
         self._socket.setblocking(False)
         asyncio.get_running_loop().add_reader(self._socket, self._readable)
 
@@ -244,14 +249,21 @@ class Spawner:
             execution.ended.set_result(ended)
 
     def _kill_survivors(self, pids: list[int]) -> None:
-        """Processes that the job's user may not kill (set-uid programs); root may."""
+        """Processes that the job's user may not kill (set-uid programs), or that fork faster than they are killed."""
         for pid in pids:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
-        log.warning("spawner %d could not end processes %s of its job; killed as the node's user", self.pid, pids)
+        by_group = self._nursery.groups.kill(self._group)  # and the spawner with them: the slot gets another
+        log.warning("spawner %d could not end processes %s of its job; killed them%s", self.pid, pids,
+                    " with their cgroup" if by_group else "")  # fmt: skip
+
+    @property
+    def _group(self) -> str:
+        return _group_name(self.slot, self.user)
 
     def _died(self, why: str) -> None:
         self.close()
+        self._nursery.groups.kill(self._group)
         self._nursery.sweep()
         error = SpawnerError(why)
         if not self._ready.done():
@@ -259,6 +271,10 @@ class Spawner:
         execution, self._execution = self._execution, None
         if execution is not None and not execution.ended.done():
             execution.ended.set_exception(error)
+
+
+def _group_name(slot: str, user: str) -> str:
+    return f"{slot}-{user}" if user else slot
 
 
 def _measure(spawner_pid: int, directory: str) -> Usage:

@@ -22,7 +22,7 @@ import io
 import json
 import os
 import pwd
-import resource  # noqa: F401 - wait4 wants it, and the jobs' user may not be able to read the library
+import resource
 import select
 import signal
 import socket
@@ -72,7 +72,7 @@ def nursery(control: socket.socket) -> None:
     os.umask(0o022)
     _libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # what a killed spawner leaves behind stays below the node
     while True:
-        data, fds, _, _ = socket.recv_fds(control, channel.INLINE, 1)
+        data, fds = channel.receive_fds(control, 1)
         if not data:
             return
         if os.fork() == 0:
@@ -271,6 +271,10 @@ class Spawner:
         self._count(usage)
         return status
 
+    def _told_rss(self) -> int:
+        """The job's largest process in KiB, 0 if unknown: until exec(2) a child counts as large as we are."""
+        return self.max_rss if self.max_rss > resource.getrusage(resource.RUSAGE_SELF).ru_maxrss else 0
+
     def _count(self, usage: Any) -> None:
         self.cpu[0] += usage.ru_utime
         self.cpu[1] += usage.ru_stime
@@ -279,7 +283,7 @@ class Spawner:
     # -- after -------------------------------------------------------------------------------------------------
 
     def _report(self, spec: dict[str, Any], pid: int, status: int, survivors: list[int]) -> None:
-        frame = {"exited": status, "pid": pid, "cpu": self.cpu, "max_rss": self.max_rss, "survivors": survivors}
+        frame = {"exited": status, "pid": pid, "cpu": self.cpu, "max_rss": self._told_rss(), "survivors": survivors}
         first = tuple(name for name in (spec["err"], spec["out"]) if name != os.devnull)
         try:
             directory, iwd = spec["directory"], None
