@@ -20,6 +20,8 @@ import broker
 import celery_app
 
 HERE = Path(__file__).resolve().parent
+DISK = "/var/tmp"
+"""Where /tmp may be memory, this is not, and nor is a node's default."""
 START_PATIENCE = 60.0
 STOP_PATIENCE = 30.0
 SETTLED = 0.25
@@ -56,13 +58,18 @@ def new_queue(name: str) -> str:
 def node(
     url: str, slots: int | None, queue: str | None = None, carod: Sequence[str] = ("-m", "carod.cli")
 ) -> Iterator[Running]:
-    """`carod start` as a user starts it; None slots are its default. `carod` is what Python runs as the command."""
+    """`carod start` as a user starts it; None slots are its default. `carod` is what Python runs as the command.
+
+    Its EXECUTE is a new one, on the disk: what earlier nodes journaled would be read, and left there after it.
+    """
     queue = queue or new_queue("node")
-    command = [sys.executable, *carod, "start", "--broker", url, "--queue", queue]
-    if slots:
-        command += ["--slots", str(slots)]
-    with _serving("node", command, url, queue, _clean_environment()) as running:
-        yield running
+    with tempfile.TemporaryDirectory(prefix="carod-bench-", dir=DISK) as execute:
+        Path(execute).chmod(0o755)  # the jobs' user passes through
+        command = [sys.executable, *carod, "start", "--broker", url, "--queue", queue, "--execute", execute]
+        if slots:
+            command += ["--slots", str(slots)]
+        with _serving("node", command, url, queue, _clean_environment()) as running:
+            yield running
 
 
 @contextmanager
