@@ -218,7 +218,7 @@ class Spawner:
             log.error("spawner %d: %s", self.pid, error)
             received = None
         if received is None:
-            self._died("the slot's spawner died")
+            self._await_death()
             return
         frame, blob = received
         if "ready" in frame:
@@ -260,6 +260,23 @@ class Spawner:
     @property
     def _group(self) -> str:
         return _group_name(self.slot, self.user)
+
+    def _await_death(self) -> None:
+        """Its end of the channel is closed, but only when it has exited are its processes the nursery's."""
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket)
+        try:
+            exited = os.pidfd_open(self.pid)
+        except (OSError, ValueError):  # it is gone, or was never there
+            self._died("the slot's spawner died")
+            return
+
+        def dead() -> None:
+            loop.remove_reader(exited)
+            os.close(exited)
+            self._died("the slot's spawner died")
+
+        loop.add_reader(exited, dead)
 
     def _died(self, why: str) -> None:
         self.close()
