@@ -154,7 +154,7 @@ def released(message: Message) -> Message:
 
     Its expiry, if it had one, does not count any more: somebody wants it run.
     """
-    dropped = (DEAD_REASON, DEAD_DATE)
+    dropped = (DEAD_REASON, DEAD_DATE, "CC", "BCC")  # the last two would have RabbitMQ send copies, with our rights
     headers = {
         name: value for name, value in message.headers.items() if not name.startswith("x-") and name not in dropped
     }

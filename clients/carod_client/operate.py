@@ -58,7 +58,7 @@ def hold(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
     Exit code: 0 all ordered, 1 something was refused or failed, 2 wrong usage,
     3 no node has a job.
     """
-    _order("hold", "node {node} stops it and holds it", lambda control, job: control.hold(job, reason), jobs, **options)
+    _order("hold", "node {node} stops and holds it", lambda control, job: control.hold(job, reason), jobs, **options)
 
 
 @operator_command("rm", "Stop running jobs for good.")
@@ -117,7 +117,7 @@ def continue_(jobs: tuple[str, ...], **options: Any) -> None:
     Exit code: 0 all go on, 1 something was refused or failed, 2 wrong usage,
     3 no node has a job.
     """
-    _order("continue", "goes on, on node {node}", lambda control, job: control.resume_job(job), jobs, **options)
+    _order("continue", "continues on node {node}", lambda control, job: control.resume_job(job), jobs, **options)
 
 
 @operator_command("vacate", "Stop running jobs and put them back into the queue.")

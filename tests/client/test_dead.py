@@ -80,7 +80,12 @@ async def test_two_who_list_at_a_time_both_see_all(transport: Transport, control
 
 
 async def test_a_released_job_is_what_it_was_but_for_a_new_incarnation(transport: Transport, control: Control) -> None:
-    marks: dict[str, HeaderValue] = {"x-death": [], "x-carod-handed-over": "node", "x-carod-expires-at": 1.0}
+    marks: dict[str, HeaderValue] = {
+        "x-death": [],
+        "x-carod-handed-over": "node",
+        "x-carod-expires-at": 1.0,
+        "CC": ["x"],
+    }
     await bury(transport, control.queue, held("job", NumJobStarts=3, DeadDate=1, **{INCARNATION: 4}, **marks))
     await control.release("job")
     (message,) = await taken(transport, control.queue, 1)
