@@ -55,6 +55,16 @@ class Credits:
         if delivery.subscription in self._open:
             await self._cancel(delivery.subscription)
 
+    async def step_back(self) -> None:
+        """Cancel the idle consumers; `adjust` opens others, behind those of further nodes.
+
+        A broker serves the consumer that has waited longest. That may be this node's own: two nodes which refuse
+        a job each would get their own back for ever.
+        """
+        async with self._adjusting:
+            for subscription in [item for item in self._open if not item.unsettled]:
+                await self._cancel(subscription)
+
     def lost(self) -> None:
         """The connection is gone, and all consumers with it."""
         self._open.clear()

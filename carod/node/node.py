@@ -459,6 +459,7 @@ class Node:
 
     async def _hand_back(self, delivery: Delivery, job: Job) -> None:
         await self._credits.close_bearer(delivery)  # first, or the same job comes back through it
+        await self._credits.step_back()
         try:
             await self.post.requeue(delivery, job)
             self._settle(delivery)
