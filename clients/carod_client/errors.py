@@ -72,7 +72,7 @@ class JobHeld(JobError):
 
 
 class JobRejected(JobHeld):
-    """The node did not take the job at all: its description is at fault, and `reason` says where."""
+    """The job never ran: its description does not suit the node, and `reason` says where."""
 
 
 class JobRemoved(JobError):

@@ -71,11 +71,11 @@ class Submission:
 
     async def _one(self, grid: Grid) -> int:
         cmd, *args = self.command
+        self._sent = 1  # it may run before the broker has confirmed it to us
         handle = await grid.submit(
             cmd, *args, inputs=self.inputs, attributes=self.attributes, env=self.env,
             stdin=self.stdin.read() if self.stdin else None, **self._common(),
         )  # fmt: skip
-        self._sent = 1
         self.report.sent(handle.id, grid.queue)
         try:
             result = await handle

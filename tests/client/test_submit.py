@@ -109,7 +109,7 @@ def test_a_held_job_ends_with_125_and_the_reason(submit: Submit) -> None:
     assert " is held: " in err
     assert "no-such-program" in err
     (error,) = [event for event in objects(submit("--json", "--", "/no-such-program").stdout) if "error" in event]
-    assert (error["error"], "no-such-program" in error["reason"]) == ("JobHeld", True)
+    assert (error["error"], "no-such-program" in error["reason"]) == ("JobRejected", True)
 
 
 def test_in_a_sweep_each_failure_is_told_and_the_others_go_on(submit: Submit) -> None:
