@@ -1,4 +1,4 @@
-# ruff: noqa: ASYNC240 (a test may wait for its disk)
+
 """Jobs on a real node, one at a time."""
 
 from __future__ import annotations
