@@ -60,13 +60,14 @@ class _Sockets(TransportFactory):
         self.writer: asyncio.StreamWriter | None = None
         self.switch: Switch | None = None
 
-    async def create(self, url: URL, **_: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        end = self._endpoint
-        reader, self.writer = await asyncio.wait_for(
-            asyncio.open_connection(end.host, end.port, ssl=end.tls_context()), end.connect_timeout
-        )
-        self.switch = Switch(reader, self._lanes)
-        return self.switch, self.writer  # type: ignore[return-value]
+    async def create(self, url: URL, **unused: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        end, loop = self._endpoint, asyncio.get_running_loop()
+        reader = asyncio.StreamReader()
+        switch = self.switch = Switch(reader, self._lanes)
+        connecting = loop.create_connection(lambda: switch, end.host, end.port, ssl=end.tls_context())
+        transport, _ = await asyncio.wait_for(connecting, end.connect_timeout)
+        self.writer = asyncio.StreamWriter(transport, switch, reader, loop)
+        return reader, self.writer
 
 
 class Amqp091Transport:
@@ -82,6 +83,7 @@ class Amqp091Transport:
         self._opening = asyncio.Lock()
         self._bulk = asyncio.Lock()
         self._known_exchanges: dict[str, bool] = {}
+        self._unsent: list[bytes] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     # -- the connection ----------------------------------------------------------------------------------------
@@ -111,6 +113,7 @@ class Amqp091Transport:
             raise self._why_not(error) from None
         self._connection, self._writer, self._switch = connection, sockets.writer, sockets.switch
         self.lanes = lanes
+        self._unsent.clear()
         self._publishers.clear()
         self._known_exchanges.clear()
 
@@ -129,6 +132,7 @@ class Amqp091Transport:
         return ConnectionLost(f"{where}: {text}")
 
     async def close(self) -> None:
+        self._flush()
         connection, self._connection = self._connection, None
         if connection is not None:
             with suppress(AMQPError, OSError):
@@ -164,14 +168,25 @@ class Amqp091Transport:
         return self._connection
 
     def write(self, frames: bytes) -> None:
-        """Put whole frames on the wire. Raises ConnectionLost."""
+        """Put whole frames on the wire, together with all that is written before the loop turns. Raises ConnectionLost.
+
+        A system call costs more than what is in it, here and in the broker.
+        """
         self._live()
         if self._writer is None or self._writer.is_closing():
             raise ConnectionLost(f"the connection to broker {self.endpoint.safe_url} is closing")
-        self._writer.write(frames)
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._unsent.append(frames)
+
+    def _flush(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._writer is not None and not self._writer.is_closing():
+            self._writer.write(b"".join(unsent))
 
     async def drain(self) -> None:
         """Wait until the socket has taken most of what was written."""
+        self._flush()
         try:
             if self._writer is not None:
                 await self._writer.drain()

@@ -46,47 +46,41 @@ class _Content:
         self.chunks: list[bytes] = []
 
 
-class Switch:
-    """Stands between the socket and aiormq's frame reader: frames of channels with a lane take it, if they can."""
+class Switch(asyncio.StreamReaderProtocol):
+    """Stands between the socket and aiormq's stream: frames of channels with a lane take it, as they arrive."""
 
     def __init__(self, reader: asyncio.StreamReader, lanes: dict[int, Lane]) -> None:
-        self._reader, self._lanes = reader, lanes
-        self._pieces: list[bytes] = []
+        super().__init__(reader)
+        self._lanes = lanes
+        self._buffer = bytearray()
         self._contents: dict[int, _Content] = {}
         self._shown = self.heard = time.monotonic()
 
-    def at_eof(self) -> bool:
-        return self._reader.at_eof()
-
-    async def read(self, count: int = -1) -> bytes:
-        return await self._reader.read(count)
-
-    async def readexactly(self, _count: int) -> bytes:
-        """The next piece of a frame for aiormq: its type, then the rest of its head, then payload and end mark."""
-        if not self._pieces:
-            self._pieces = await self._next_frame()
-        return self._pieces.pop()
-
-    async def _next_frame(self) -> list[bytes]:
-        readexactly = self._reader.readexactly
-        while True:
-            head = await readexactly(7)
-            if head.startswith(b"AMQP"):  # the broker speaks another version, and hangs up
-                return [head[1:], head[:1]]
-            rest = await readexactly(int.from_bytes(head[3:], "big") + 1)
-            now = self.heard = time.monotonic()
-            if not self._take(head[0], int.from_bytes(head[1:3], "big"), rest):
+    def data_received(self, data: bytes) -> None:
+        buffer, at, now = self._buffer, 0, time.monotonic()
+        self.heard = now
+        buffer += data
+        size = len(buffer)
+        while size - at >= OVERHEAD:
+            if buffer.startswith(b"AMQP", at):  # the broker speaks another version, and hangs up
+                end = size
+            else:
+                end = at + OVERHEAD + int.from_bytes(buffer[at + 3 : at + 7], "big")
+            if end > size:
+                break
+            channel = int.from_bytes(buffer[at + 1 : at + 3], "big")
+            if not (channel in self._lanes and self._take(buffer[at], channel, bytes(buffer[at + 7 : end]))):
                 self._shown = now
-                return [rest, head[1:], head[:1]]
-            if now - self._shown > ALIVE:
-                self._shown = now
-                return [HEARTBEAT_FRAME[7:], HEARTBEAT_FRAME[1:7], HEARTBEAT_FRAME[:1]]
+                super().data_received(bytes(buffer[at:end]))
+            at = end
+        del buffer[:at]
+        if now - self._shown > ALIVE:
+            self._shown = now
+            super().data_received(HEARTBEAT_FRAME)
 
     def _take(self, kind: int, channel: int, rest: bytes) -> bool:
-        """Put a frame on its channel's lane; False if it is aiormq's."""
-        lane = self._lanes.get(channel)
-        if lane is None:
-            return False
+        """Put a frame (`rest` is its payload and end mark) on its channel's lane; False if it is aiormq's."""
+        lane = self._lanes[channel]
         if kind == METHOD:
             method = rest[:4]
             if method in (DELIVER, RETURN):
