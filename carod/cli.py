@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -105,15 +106,27 @@ def start(file: str | None, **overrides: Any) -> None:
     from carod import log
     from carod.amqp import BadEndpoint, TransportError
     from carod.config import ConfigError, load
+    from carod.starter.process import SpawnerError
 
+    failures: list[Exception] = []
     try:
         settings = load(file, overrides={name.upper(): value for name, value in overrides.items() if value is not None})
         log.set_up(settings.config.log_format, settings.config.log_level)
         asyncio.run(_serve(settings))
-    except* (ConfigError, BadEndpoint, TransportError) as group:
-        for error in group.exceptions:
-            click.echo(f"carod start: {error}", err=True)
+    except* (ConfigError, BadEndpoint, TransportError, SpawnerError) as group:
+        failures = list(_leaves(group))
+    for error in failures:
+        click.echo(f"carod start: {error}", err=True)
+    if failures:
         sys.exit(1)
+
+
+def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    for error in group.exceptions:
+        if isinstance(error, ExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
 
 
 async def _serve(settings: Any) -> None:

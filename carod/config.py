@@ -146,6 +146,8 @@ def load(
     raw: dict[str, _Raw] = {}
     for path in _files(file, environ):
         _read_file(path, raw)
+    if environ.get("CAROD_BROKER"):  # what clients and the demo go by
+        raw["CAROD_BROKER_URL"] = _Raw(environ["CAROD_BROKER"], "environment CAROD_BROKER")
     for name, text in environ.items():
         if name.upper().startswith("_CAROD_"):
             target = name.upper()[len("_CAROD_") :]
@@ -182,8 +184,12 @@ def _files(file: str | None, environ: Mapping[str, str]) -> list[Path]:
     further = main.parent / "config.d"
     return [
         main,
-        *sorted(path for path in further.glob("*") if path.is_file() and not path.name.startswith(".")),
+        *sorted(path for path in further.glob("*") if path.is_file() and not _LEFT_BEHIND.fullmatch(path.name)),
     ]
+
+
+_LEFT_BEHIND = re.compile(r"\..*|#.*|.*~|.*\.(rpmsave|rpmnew|rpmorig|dpkg-\w+|bak|orig|swp|sample)")
+"""What editors and packages leave in config.d (as HTCondor's LOCAL_CONFIG_DIR_EXCLUDE_REGEXP)."""
 
 
 _LINE = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*)\s*=\s*(.*?)\s*$", re.DOTALL)

@@ -16,7 +16,13 @@ from urllib.parse import unquote
 import aiormq
 from aiormq.abc import AbstractChannel as Channel
 from aiormq.connection import TransportFactory
-from aiormq.exceptions import AMQPError, ChannelAccessRefused, ChannelClosed, ChannelPreconditionFailed
+from aiormq.exceptions import (
+    AMQPError,
+    ChannelAccessRefused,
+    ChannelClosed,
+    ChannelPreconditionFailed,
+    InvalidFrameError,
+)
 from yarl import URL
 
 from carod.amqp.channels import Amqp091Subscription, Publisher
@@ -125,6 +131,9 @@ class Amqp091Transport:
             return Refused(f"{where} refused the connection: {error}")
         text = str(error) or type(error).__name__
         name = type(error).__name__
+        if isinstance(error, InvalidFrameError) and "Connection.Close" in text:  # in answer to connection.open
+            vhost = self.endpoint.vhost
+            return Refused(f"{where} refused the connection: there is no vhost {vhost!r}, or the user may not use it")
         if any(word in name for word in ("Authentication", "NotAllowed", "ConnectionClosed")):
             return Refused(f"{where} refused the connection: {text}; check user, password and vhost")
         if isinstance(error, TimeoutError):

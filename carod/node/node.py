@@ -27,7 +27,7 @@ from carod.amqp import (
     open_transport,
 )
 from carod.classad import ClassAd
-from carod.config import Config
+from carod.config import Config, ConfigError
 from carod.control import Action, Asker, Request, node_key
 from carod.job import Job, JobError, JobStatus, NoMessageId, discarded
 from carod.log import event
@@ -131,7 +131,10 @@ class Node:
     async def _start_spawners(self) -> None:
         """One for each slot before the first job comes: forking costs what a short job takes."""
         for slot in self.slots:
-            await self.spawner(slot, self.config.slot_user)
+            try:
+                await self.spawner(slot, self.config.slot_user)
+            except SpawnerError as error:
+                raise ConfigError(str(error)) from None
 
     async def _stop_listening(self) -> None:
         """Take nothing more from the node's own queue, which goes if nothing of it is with us or waits in it."""

@@ -64,10 +64,12 @@ class Ended:
     """How a job ended.
 
     `status` is wait(2)'s, None if the job never started; `failure` and `code` (HTCondor's HoldReasonCode) say why
-    it did not, or why its results could not be zipped. CPU times in seconds, `max_rss` in KiB.
+    it did not, or why its results could not be zipped. `at` is when it ended, by the monotonic clock; times are in
+    seconds, `max_rss` in KiB.
     """
 
     status: int | None = None
+    at: float = 0.0
     failure: str = ""
     code: int = 0
     user_cpu: float = 0.0
@@ -242,7 +244,7 @@ class Spawner:
             self._kill_survivors(frame["survivors"])
         cpu = frame.get("cpu", (0.0, 0.0))
         ended = Ended(
-            frame.get("exited"), frame.get("failed", ""), frame.get("code", 0), cpu[0], cpu[1],
+            frame.get("exited"), frame.get("at", 0.0), frame.get("failed", ""), frame.get("code", 0), cpu[0], cpu[1],
             frame.get("max_rss", 0), blob, frame.get("refused", []), frame.get("left_out", []),
         )  # fmt: skip
         if not execution.ended.done():

@@ -158,9 +158,9 @@ class Spawner:
             self._end_tree()
             channel.send(self.node, {"failed": str(failure), "code": failure.code})
         else:
-            status = self._wait(pid)
+            status, ended_at = self._wait(pid), time.monotonic()
             survivors = self._end_tree()
-            self._report(spec, pid, status, survivors)
+            self._report(spec, pid, status, ended_at, survivors)
         finally:
             os.chdir("/")
             _clear(directory)
@@ -282,8 +282,9 @@ class Spawner:
 
     # -- after -------------------------------------------------------------------------------------------------
 
-    def _report(self, spec: dict[str, Any], pid: int, status: int, survivors: list[int]) -> None:
-        frame = {"exited": status, "pid": pid, "cpu": self.cpu, "max_rss": self._told_rss(), "survivors": survivors}
+    def _report(self, spec: dict[str, Any], pid: int, status: int, ended_at: float, survivors: list[int]) -> None:
+        frame: dict[str, Any] = {"exited": status, "pid": pid, "at": ended_at, "survivors": survivors}
+        frame |= {"cpu": self.cpu, "max_rss": self._told_rss()}
         first = tuple(name for name in (spec["err"], spec["out"]) if name != os.devnull)
         try:
             directory, iwd = spec["directory"], None

@@ -241,7 +241,7 @@ class Starter:
         ad, now = self.job.ad, time.time()
         self.ended_at = now
         ad["CompletionDate"] = int(now)
-        ad["JobDuration"] = round(time.monotonic() - self._begun, 6)
+        ad["JobDuration"] = round((ended.at or time.monotonic()) - self._begun, 6)
         ad["RemoteUserCpu"], ad["RemoteSysCpu"] = round(ended.user_cpu, 6), round(ended.system_cpu, 6)
         if self.execution is not None and self.execution.pid:
             ad["JobPid"] = self.execution.pid
