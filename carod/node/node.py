@@ -42,7 +42,7 @@ from carod.node.metrics import Metrics
 from carod.node.post import Post
 from carod.starter import cgroup
 from carod.starter.cgroup import SlotGroups
-from carod.starter.process import Nursery, Spawner
+from carod.starter.process import Nursery, Spawner, SpawnerError
 from carod.starter.slot import REFRESH, Slot, State
 from carod.starter.starter import End, Starter
 
