@@ -58,6 +58,8 @@ class Metrics:
         if not self._on:
             return
         self._jobs.labels(end.value).inc()
+        if end.value == "unfit":  # it never ran
+            return
         if starter.started_at:
             queued_at = starter.delivery.message.timestamp or starter.accepted_at
             self._queued.observe(max(0.0, starter.started_at - queued_at))

@@ -129,6 +129,7 @@ class Client:
             body,
             exchange=exchange,
             routing_key=self.job_queue if key is None else key,
+            mandatory=True,
             properties=Basic.Properties(headers=dict(headers or {}), **properties),
         )
         return str(properties["message_id"])

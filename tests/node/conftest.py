@@ -59,7 +59,9 @@ class Node:
         return "\n".join(self.lines)
 
     def events(self, name: str, **fields: Any) -> list[dict[str, Any]]:
-        """Log lines of that event so far, with these fields."""
+        """Log lines of that event so far, with these fields; of a log as text, those that hold the name."""
+        if self.lines and not self.lines[0].startswith("{"):
+            return [{"line": line} for line in self.lines if name in line]
         events = [json.loads(line) for line in self.lines if line.startswith("{")]
         return [item for item in events if item["event"] == name and fields.items() <= item.items()]
 
