@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 
 from carod.amqp import BadEndpoint
-from carod_client.control import PATIENCE, Control, NoSuchJob, NoSuchNode
+from carod_client.control import CENSUS, PATIENCE, Control, NoSuchJob, NoSuchNode
 from carod_client.errors import GridError, NoQueue
 from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL
 from carod_client.tables import clean
@@ -85,6 +85,13 @@ def patience_option(command: F) -> F:
     return click.option(
         "--wait", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=PATIENCE, show_default=True,
         help="How long a node has to answer.",
+    )(command)  # fmt: skip
+
+
+def census_option(command: F) -> F:
+    return click.option(
+        "--wait", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=CENSUS, show_default=True,
+        help="How long nodes have to answer.",
     )(command)  # fmt: skip
 
 

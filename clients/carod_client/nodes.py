@@ -11,8 +11,8 @@ import click
 
 from carod.control import Action
 from carod_client.census import NodeStatus, SlotStatus
-from carod_client.command import Out, grid_options, operator_command, patience_option, run
-from carod_client.control import CENSUS, Control, NoSuchNode, RequestRefused
+from carod_client.command import Out, census_option, grid_options, operator_command, run
+from carod_client.control import CENSUS, PATIENCE, Control, NoSuchNode, RequestRefused
 from carod_client.errors import GridError
 from carod_client.tables import jobs_table, nodes_table, show, slots_table
 
@@ -20,10 +20,7 @@ from carod_client.tables import jobs_table, nodes_table, show, slots_table
 @operator_command("nodes", "List nodes, their slots, and what runs on them.")
 @click.argument("names", metavar="[NODE]...", nargs=-1)
 @click.option("--slots", is_flag=True, help="Show every slot, idle ones too.")
-@click.option(
-    "--wait", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), default=CENSUS, show_default=True,
-    help="How long nodes have to answer.",
-)  # fmt: skip
+@census_option
 @grid_options
 def nodes(names: tuple[str, ...], slots: bool, wait: float, **options: Any) -> None:
     """List the nodes that answer, and the jobs that run on them; or only the nodes named.
@@ -98,14 +95,18 @@ def _slot_object(slot: SlotStatus) -> dict[str, Any]:
 
 
 names_argument = click.argument("names", metavar="[NODE]...", nargs=-1)
-all_option = click.option("--all", "everybody", is_flag=True, help="All nodes that answer within half a second.")
+all_option = click.option("--all", "everybody", is_flag=True, help="All nodes that answer.")
+wait_option = click.option(
+    "--wait", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True),
+    help=f"How long nodes have to answer. Default: {PATIENCE:g}; with --all {CENSUS:g}, all of it.",
+)  # fmt: skip
 
 
 @operator_command("drain", "Have nodes take no more jobs; those that run go on.")
 @names_argument
 @all_option
 @grid_options
-@patience_option
+@wait_option
 def drain(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
     """Have nodes take no more jobs; those that run go on. A node that is started anew takes jobs again.
 
@@ -126,7 +127,7 @@ def drain(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
 @names_argument
 @all_option
 @grid_options
-@patience_option
+@wait_option
 def resume(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
     """Have drained nodes take jobs again.
 
@@ -144,7 +145,7 @@ def resume(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
 
 def _tell(
     action: Action, said: str, order: Callable[[Control, str], Awaitable[None]],
-    names: tuple[str, ...], everybody: bool, **options: Any,
+    names: tuple[str, ...], everybody: bool, wait: float | None, **options: Any,
 ) -> None:  # fmt: skip
     """Give one order to each node named, or to all."""
     _check_names(names, everybody)
@@ -153,7 +154,7 @@ def _tell(
     async def work(control: Control, out: Out) -> None:
         outcomes: dict[str, object]
         if everybody:
-            answers = await control.tell_all(action)
+            answers = await control.tell_all(action, wait or CENSUS)
             if not answers:
                 raise _nobody(control)
             outcomes = {
@@ -173,15 +174,15 @@ def _tell(
             else:
                 out.done(f"node {name}: {said}", action=verb, node=name)
 
-    run(work, **options)
+    run(work, **options, wait=wait or PATIENCE)
 
 
 @operator_command("ping", "See whether nodes answer, and how fast.")
 @names_argument
 @all_option
 @grid_options
-@patience_option
-def ping(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
+@wait_option
+def ping(names: tuple[str, ...], everybody: bool, wait: float | None, **options: Any) -> None:
     """See whether nodes answer, and how fast: one line a node.
 
     \b
@@ -195,10 +196,10 @@ def ping(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
     _check_names(names, everybody)
 
     async def work(control: Control, out: Out) -> None:
-        wanted = [node.name for node in await control.nodes()] if everybody else list(dict.fromkeys(names))
+        wanted = [node.name for node in await control.nodes(wait or CENSUS)] if everybody else names
         if not wanted:
             raise _nobody(control)
-        for name in wanted:
+        for name in dict.fromkeys(wanted):
             asked = time.perf_counter()
             try:
                 node = await control.ping(name)
@@ -212,7 +213,7 @@ def ping(names: tuple[str, ...], everybody: bool, **options: Any) -> None:
                 slots = f"{node.busy} of {node.total} slots busy"
                 print(f"{name}: {node.state}, {slots}, answered in {seconds * 1e3:.1f} ms", flush=True)
 
-    run(work, **options)
+    run(work, **options, wait=wait or PATIENCE)
 
 
 def _check_names(names: tuple[str, ...], everybody: bool) -> None:

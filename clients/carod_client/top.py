@@ -19,8 +19,8 @@ from rich.live import Live
 from rich.text import Text
 
 from carod_client.census import NodeStatus
-from carod_client.command import Out, grid_options, operator_command, run
-from carod_client.control import CENSUS, Control
+from carod_client.command import Out, census_option, grid_options, operator_command, run
+from carod_client.control import Control
 from carod_client.nodes import node_object, show_nodes
 from carod_client.tables import clean, jobs_table, nodes_table
 
@@ -53,8 +53,9 @@ class Snapshot:
 
 @operator_command("top", "Watch nodes and jobs live.")
 @click.option("-n", "--count", type=click.IntRange(min=1), metavar="N", help="Look N times, then end.")
+@census_option
 @grid_options
-def top(count: int | None, **options: Any) -> None:
+def top(count: int | None, wait: float, **options: Any) -> None:
     """Watch nodes and running jobs, looking again every second; q or Ctrl-C ends it.
 
     Where the output is no terminal, and with --json, it looks once, or N times.
@@ -72,24 +73,24 @@ def top(count: int | None, **options: Any) -> None:
     async def work(control: Control, out: Out) -> None:
         with suppress(asyncio.CancelledError):  # Ctrl-C is a way to end it like any other
             if out.as_json or not out.console.is_terminal or out.console.is_dumb_terminal:
-                await _in_turn(control, out, count or 1)
+                await _in_turn(control, out, wait, count or 1)
             else:
-                await _live(control, out, count)
+                await _live(control, out, wait, count)
 
     run(work, **options)
 
 
-async def _look(control: Control) -> Snapshot:
-    nodes, waiting, dead = await asyncio.gather(control.nodes(CENSUS), control.waiting(), control.held())
+async def _look(control: Control, wait: float) -> Snapshot:
+    nodes, waiting, dead = await asyncio.gather(control.nodes(wait), control.waiting(), control.held())
     return Snapshot(time.time(), control.queue, waiting, dead, nodes)
 
 
-async def _in_turn(control: Control, out: Out, count: int) -> None:
+async def _in_turn(control: Control, out: Out, wait: float, count: int) -> None:
     """One look after the other, as plain text or JSON."""
     for number in range(count):
         if number:
-            await asyncio.sleep(REFRESH - CENSUS)
-        seen = await _look(control)
+            await asyncio.sleep(REFRESH - wait)
+        seen = await _look(control, wait)
         if out.as_json:
             out.object(
                 time=seen.time, queue=seen.queue, waiting=seen.waiting, dead=seen.dead,
@@ -104,20 +105,20 @@ async def _in_turn(control: Control, out: Out, count: int) -> None:
             show_nodes(out, seen.nodes)
 
 
-async def _live(control: Control, out: Out, count: int | None) -> None:
+async def _live(control: Control, out: Out, wait: float, count: int | None) -> None:
     """On the whole terminal, until somebody presses q; the last look stays when it is over."""
     shown: RenderableType = Text("looking for nodes ...", "dim")
     left = count
     with _q_pressed() as quit_, Live(shown, console=out.console, screen=True, auto_refresh=False) as live:
         while not quit_.is_set() and left != 0:
-            look = asyncio.create_task(_look(control))
+            look = asyncio.create_task(_look(control, wait))
             if not await _unless(quit_, look):
                 break
             shown = _screen(look.result())
             live.update(shown, refresh=True)
             left = None if left is None else left - 1
             if left != 0:
-                await _unless(quit_, asyncio.create_task(asyncio.sleep(REFRESH - CENSUS)))
+                await _unless(quit_, asyncio.create_task(asyncio.sleep(REFRESH - wait)))
     out.console.print(shown)
 
 
