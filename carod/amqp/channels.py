@@ -259,7 +259,9 @@ class Publisher:
         try:
             return frames.publish(self.channel.number, to.exchange, to.key, mandatory, size, properties)
         except (OverflowError, UnicodeError):
-            raise Unroutable(f"{str(to)[:60]!r}... is no address: names are UTF-8, up to 255 bytes long") from None
+            raise Unroutable(
+                f"{str(to)[:60]!r}... is no address: an exchange's name is ASCII, a key up to 255 bytes"
+            ) from None
 
     def _expect(self, message: Message, to: Address) -> Confirm:
         if self.channel.is_closed:

@@ -125,9 +125,13 @@ def settle(channel: int, tag: int, *, taken: bool, requeue: bool = False) -> byt
 
 
 def publish(channel: int, exchange: str, key: str, mandatory: bool, size: int, properties: bytes) -> bytes:
-    """Method and content header frames of a message with a body of `size` bytes. Names are at most 255 bytes."""
+    """Method and content header frames of a message with a body of `size` bytes. Names are at most 255 bytes.
+
+    An exchange's is ASCII (specification 1.1, exchange-name): a broker that misses it says so in a text of 255 bytes,
+    and one cut inside a character ends the connection, for pamqp can't read it.
+    """
     number = channel.to_bytes(2, "big")
-    to, by = exchange.encode("utf-8", "surrogateescape"), key.encode("utf-8", "surrogateescape")
+    to, by = exchange.encode("ascii"), key.encode("utf-8", "surrogateescape")
     method = b"".join(
         (
             PUBLISH,
