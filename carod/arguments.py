@@ -28,13 +28,27 @@ def split_arguments(text: str) -> list[str]:
             continue
         word = _WORD.match(text, at)
         if word is None or (word.end() < len(text) and text[word.end()] == "'"):
-            place = text.index("'", word.end() if word else at)
             raise ArgumentsError(
-                f"the quote (') at column {place + 1} of {text[:200]!r} is not closed; '' is a quote itself"
+                f"the quote (') at column {_open_quote(text) + 1} of {text[:200]!r} is not closed; '' is a quote itself"
             )
         words.append("".join(quoted.replace("''", "'") or plain for quoted, plain in _PART.findall(word[0])))
         at = word.end()
     return words
+
+
+def _open_quote(text: str) -> int:
+    """Where the quote begins that is not closed."""
+    opened, at = -1, 0
+    while at < len(text):
+        if text[at] == "'":
+            if opened < 0:
+                opened = at
+            elif text[at + 1 : at + 2] == "'":
+                at += 1  # a quote in a quote
+            else:
+                opened = -1
+        at += 1
+    return opened
 
 
 def join_arguments(words: Iterable[str]) -> str:

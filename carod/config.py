@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import os
 import re
 import socket
@@ -283,8 +284,8 @@ def _check(config: Config, table: Mapping[str, Setting]) -> None:
     if config.log_level not in ("debug", "info", "warning", "error"):
         refuse("LOG_LEVEL", "debug, info, warning or error")
     for name, setting in table.items():
-        if isinstance(setting.value, int | float) and setting.value < 0:
-            refuse(name, "not below 0")
+        if isinstance(setting.value, int | float) and not 0 <= setting.value < math.inf:
+            refuse(name, "a finite number, not below 0")
     if not 1 <= config.carod_broker_heartbeat <= 3600:
         refuse("CAROD_BROKER_HEARTBEAT", "from 1 to 3600 s")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
@@ -35,7 +36,8 @@ class Endpoint:
             parts = urlsplit(self.url)
             port = parts.port
         except ValueError as error:
-            raise BadEndpoint(f"broker URL {self.url!r}: {error}; write amqp://user:password@host:port/vhost") from None
+            shown = re.sub(r"//([^:@/]*):.*@", r"//\1:***@", self.url)
+            raise BadEndpoint(f"broker URL {shown!r}: {error}; write amqp://user:password@host:port/vhost") from None
         if parts.scheme not in DEFAULT_PORTS:
             raise BadEndpoint(
                 f"broker URL {self.safe_url!r}: scheme {parts.scheme!r} is not one of "
@@ -65,6 +67,13 @@ class Endpoint:
         if parts.username is None:
             return None
         return unquote(parts.username), unquote(parts.password or "")
+
+    @property
+    def user(self) -> str | None:
+        """Whom the broker knows us as; None if that is for our certificate to say."""
+        if self.external:
+            return None
+        return self.credentials[0] if self.credentials else "guest"
 
     @property
     def external(self) -> bool:

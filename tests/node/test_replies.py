@@ -246,7 +246,7 @@ async def test_an_exchange_declared_after_it_was_missed_is_found(client: Client)
         "no-such-queue", "no-such-exchange/key", "/queues/no-such-queue", "/exchanges/no-such-exchange/key",
         "/exchanges/amq.direct/nokey", "amq.direct/nokey", "amq.rabbitmq.reply-to.forged", "/", "//",
         "a b/c", "/exchanges/a b/c", "/exchanges//key", "/queues/",
-        "x" * 255, "/exchanges/" + "x" * 200 + "/key", "é" * 127, "amq.direct/" + "k" * 240, "/exchanges/amq.direct",
+        "x" * 255, "/exchanges/" + "x" * 200 + "/key", "é" * 127, "/exchanges/x" + "é" * 117 + "/k", "amq.direct/" + "k" * 240, "/exchanges/amq.direct",
     ],
 )  # fmt: skip
 async def test_a_reply_that_cannot_be_routed_is_kept_as_dead_once_with_the_reason(
