@@ -53,7 +53,7 @@ class Request:
         headers |= {key: text for key, text in texts.items() if text}
         if self.value is not None:
             headers["Value"] = self.value
-        return Message(b"", headers, str(uuid.uuid4()), expiration=60.0)
+        return Message(b"", headers, str(uuid.uuid4()), expiration=60.0, user_id=self.sender)
 
     @classmethod
     def from_message(cls, message: Message) -> Request:
@@ -115,7 +115,7 @@ def answer(
 
 def job_key(job: str) -> str:
     """The routing key that reaches whoever has a job."""
-    return f"job.{job}"[:255]
+    return f"job.{job}".encode()[:255].decode("utf-8", "ignore")
 
 
 def node_key(node: str) -> str:

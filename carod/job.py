@@ -38,6 +38,10 @@ INCARNATION = "x-carod-incarnation"
 """Header of a job that was released from hold: how often. What is known of earlier lives does not count for it."""
 
 
+ON_BEHALF = "x-carod-on-behalf"
+"""Header of a job that a node published anew: the user id that it came with, which only that user could repeat."""
+
+
 class JobStatus(IntEnum):
     """HTCondor's JobStatus (section 3)."""
 
@@ -89,7 +93,7 @@ class Job:
     """A job as it came from the wire: its ad is parsed, nothing in it is believed yet.
 
     `id` is the message id in its text form, `expires_at` seconds since the epoch, `problem` what was wrong with
-    the headers (then `ad` holds those before it).
+    the headers (then `ad` holds those before it). `courier` is whom the broker knows the grid's nodes as.
     """
 
     id: str
@@ -99,10 +103,11 @@ class Job:
     durable: bool = False
     expires_at: float | None = None
     incarnation: int = 0
+    courier: str | None = None
     problem: JobError | None = field(default=None)
 
     @classmethod
-    def from_message(cls, message: Message) -> Job:
+    def from_message(cls, message: Message, courier: str | None = None) -> Job:
         """The job in a message. Raises NoReplyTo or NoMessageId; a bad header becomes `problem`."""
         headers = message.headers
         job_id = message.message_id or _header_id(headers)
@@ -119,7 +124,7 @@ class Job:
         released = headers.get(INCARNATION)
         job = cls(
             job_id, ClassAd(), message.reply_to, message.body, message.durable, _expiry(message),
-            released if isinstance(released, int) else 0,
+            released if isinstance(released, int) else 0, courier,
         )  # fmt: skip
         try:
             read_headers(headers, job.ad)
@@ -127,8 +132,9 @@ class Job:
             job.problem = error
         for name in [name for name in headers if name.lower() in NODE_ATTRIBUTES]:
             job.ad.pop(name, None)
-        if message.user_id is not None:
-            job.ad["AuthenticatedIdentity"] = message.user_id
+        identity = _identity(message, courier)
+        if identity is not None:
+            job.ad["AuthenticatedIdentity"] = identity
         return job
 
     @property
@@ -327,6 +333,14 @@ def _header_id(headers: Mapping[str, HeaderValue]) -> str:
             text = value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
             return text.strip('"').encode("utf-8", "replace")[:255].decode("utf-8", "ignore")
     return ""
+
+
+def _identity(message: Message, courier: str | None) -> str | None:
+    """Who sent a job, as the broker has it; a job that a node published anew says so itself, by that node's word."""
+    behalf = message.headers.get(ON_BEHALF)
+    if isinstance(behalf, str) and courier is not None and message.user_id == courier:
+        return behalf
+    return message.user_id
 
 
 def _expiry(message: Message) -> float | None:

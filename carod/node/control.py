@@ -7,11 +7,11 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from carod.amqp import Address, Exchange, HeaderValue, Message, Queue, Transport, TransportError
+from carod.amqp import Address, Endpoint, Exchange, HeaderValue, Message, Queue, Transport, TransportError
 from carod.classad import ClassAdSyntaxError, parse_value
 from carod.config import Config
 from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
-from carod.job import NODE_ATTRIBUTES, HoldReasonCode, wire_headers
+from carod.job import NODE_ATTRIBUTES, wire_headers
 from carod.log import event
 from carod.starter.slot import Slot
 from carod.starter.starter import End, Starter
@@ -19,6 +19,9 @@ from carod.starter.starter import End, Starter
 log = logging.getLogger("carod.control")
 PROTECTED = NODE_ATTRIBUTES | {"jobstatus", "numjobstarts", "jobstartdate", "owner", "user", "wf_req_slot", "amqpid"}
 """Attributes that nobody may set from outside, in lower case."""
+
+
+_ENDS = {Action.REMOVE: End.REMOVED, Action.HOLD: End.HELD, Action.VACATE: End.EVICTED}
 
 
 class Governed(Protocol):
@@ -44,6 +47,8 @@ class Control:
         self._transport, self._node = transport, node
         self._name = node.config.node_name
         self._exchange = f"{node.config.carod_broker_queue}.control"
+        endpoint = Endpoint(node.config.carod_broker_url, cert_file=node.config.carod_broker_cert_file)
+        self._user = endpoint.user
         self._super_users = {name.strip() for name in node.config.queue_super_users.split(",")} - {""}
 
     async def open(self) -> None:
@@ -110,12 +115,10 @@ class Control:
         match request.action:
             case Action.QUERY:
                 return answer(message, self._name, headers=wire_headers(starter.job.ad))
-            case Action.REMOVE:
-                starter.end(End.REMOVED, reason)
-            case Action.HOLD:
-                starter.end(End.HELD, reason, code=HoldReasonCode.USER_REQUEST)
-            case Action.VACATE:
-                starter.end(End.EVICTED, reason)
+            case Action.REMOVE | Action.HOLD | Action.VACATE if not starter.end(_ENDS[request.action], reason):
+                raise BadRequest(f"job {request.job} is being ended already, by an order that weighs more")
+            case Action.SUSPEND | Action.CONTINUE if starter.execution is None:
+                raise BadRequest(f"job {request.job} has not started yet; ask again in a moment")
             case Action.SUSPEND:
                 await starter.suspend()
             case Action.CONTINUE:
@@ -129,8 +132,10 @@ class Control:
     def _authorize(self, request: Request, starter: Starter) -> None:
         """Where the broker validated who sent the job, only that user's requests count, and super users'."""
         owner = starter.job.ad.get("AuthenticatedIdentity")
-        if owner is None or request.action in (Action.QUERY, Action.YIELD):
+        if owner is None or request.action is Action.QUERY:
             return
+        if request.action is Action.YIELD:
+            owner = self._user  # a node's word, and the nodes share a user
         if request.sender != owner and request.sender not in self._super_users:
             who = request.sender or "a sender without user id"
             raise BadRequest(f"job {request.job} is {owner}'s; {who} may not {request.action.value} it")
@@ -145,7 +150,8 @@ class Control:
             entry |= {name: slot.ad.get(name) for name in ("State", "Activity", "Memory", "LoadAvg")}
             if starter is not None:
                 ad = starter.job.ad
-                entry |= {"JobId": starter.job.id, "JobStartDate": starter.started_at, "Cmd": str(ad.get("Cmd", ""))}
+                command = f"{ad.get('Cmd', '')} {ad.get('Arguments', ad.get('Args', ''))}".rstrip()
+                entry |= {"JobId": starter.job.id, "JobStartDate": starter.started_at, "Cmd": command[:200]}
                 entry["Owner"] = str(ad.get("AuthenticatedIdentity") or ad.get("Owner") or "")
             slots.append(entry)
         node = {"Node": self._name, "Draining": self._node.draining, "Running": len(by_slot), "Slots": slots}

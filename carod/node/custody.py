@@ -23,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, Unroutable
 from carod.config import Config
 from carod.control import Action, Answer, Asker, Request, job_key
-from carod.job import EXPIRES_AT, INCARNATION, Job
+from carod.job import EXPIRES_AT, INCARNATION, ON_BEHALF, Job
 from carod.log import event
 
 log = logging.getLogger("carod.custody")
@@ -76,8 +76,12 @@ def copy(message: Message, job: Job, **marks: HeaderValue) -> Message:
         headers[EXPIRES_AT] = job.expires_at
     if job.incarnation:
         headers[INCARNATION] = job.incarnation
+    identity = job.ad.get("AuthenticatedIdentity")
+    if isinstance(identity, str):
+        headers[ON_BEHALF] = identity
     headers |= marks
-    return dataclasses.replace(message, headers=headers, user_id=None, expiration=None)
+    user = job.courier if ON_BEHALF in headers else None
+    return dataclasses.replace(message, headers=headers, user_id=user, expiration=None)
 
 
 class Custody:

@@ -70,6 +70,7 @@ class Node:
                 key_file=config.carod_broker_key_file,
             )
         )
+        self._user = Endpoint(config.carod_broker_url, cert_file=config.carod_broker_cert_file).user
         self.queue = config.carod_broker_queue
         self.directory = f"{config.execute_directory}/{name}"
         self.slots = [Slot(number, config, macros, self.directory) for number in range(1, config.slots + 1)]
@@ -288,7 +289,7 @@ class Node:
                 break
             event(log, "job runs twice", logging.WARNING, job=starter.job.id, other=owner.node)
             starter.job.ad["DuplicateStart"] = owner.node
-            request = Request(Action.YIELD, starter.job.id, node=self.config.node_name)
+            request = Request(Action.YIELD, starter.job.id, node=self.config.node_name, sender=self._user)
             answers = await self._asker.ask(request, node_key(owner.node), LAST_ASK)
             if answers and answers[0].status == 0:
                 return
@@ -352,7 +353,7 @@ class Node:
     def _on_delivery(self, delivery: Delivery) -> None:
         message = delivery.message
         try:
-            job = Job.from_message(message)
+            job = Job.from_message(message, self._user)
         except JobError as error:
             self._tasks.create_task(self._turn_away(delivery, error))
             return
@@ -437,6 +438,8 @@ class Node:
             log.exception("job %s failed inside the node", job.id)
             await self._bury_and_settle(starter.delivery, "the node failed while it ran this job; its log says how")
         finally:
+            if self.draining:
+                slot.enter(State.DRAINED)
             self.let_go(starter)
             self._free.append(slot)
             self._idle.set()

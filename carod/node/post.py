@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import time
 from collections.abc import Callable
 
 from carod.amqp import (
@@ -92,7 +93,7 @@ class Post:
             queue=self.dead,
             reason=reason,
         )
-        headers = {**own_headers(message), "DeadReason": reason[:4096]}
+        headers = {**own_headers(message), "DeadReason": reason[:4096], "DeadDate": int(time.time())}
         buried = dataclasses.replace(message, headers=headers, user_id=None, expiration=None, durable=True)
         while True:
             try:

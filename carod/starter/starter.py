@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -79,6 +80,10 @@ ENDINGS = {
     End.HELD: Ending(JobStatus.HELD, "Exited", buried=True),
     End.EVICTED: Ending(JobStatus.IDLE, "Exited", requeued=True),
 }
+
+
+ORDERS = (End.EVICTED, End.HELD, End.REMOVED, End.YIELDED)
+"""What a job can be told to end as; of two orders the one further right counts."""
 
 
 class Post(Protocol):
@@ -325,7 +330,9 @@ class Starter:
             if not isinstance(body, bytes):
                 body.close()
         if ending.buried:
-            await office.post.bury(self.delivery.message, str(job.ad.get("HoldReason", end.value)))
+            message = self.delivery.message
+            held = dataclasses.replace(message, headers={**message.headers, "NumJobStarts": job.starts})
+            await office.post.bury(held, str(job.ad.get("HoldReason", end.value)))
         if ending.requeued:
             await self._requeue()
         else:
@@ -373,15 +380,20 @@ class Starter:
 
     # -- while it runs -----------------------------------------------------------------------------------------
 
-    def end(self, end: End, reason: str, *, code: int = HoldReasonCode.USER_REQUEST, fast: bool = False) -> None:
-        """Have the job end as `end`: its signal now, SIGKILL after its KillSigTimeout, or at once if `fast`."""
-        if self._order is None or end is End.YIELDED:
-            self._order = (end, reason, int(code))
+    def end(self, end: End, reason: str, *, code: int = HoldReasonCode.USER_REQUEST, fast: bool = False) -> bool:
+        """Have the job end as `end`: its signal now, SIGKILL after its KillSigTimeout, or at once if `fast`.
+
+        False if an order that weighs more has been given before.
+        """
+        if self._order is not None and ORDERS.index(end) < ORDERS.index(self._order[0]):
+            return False
+        self._order = (end, reason, int(code))
         launch, execution = self.launch, self.execution
         if launch is None or execution is None:
-            return  # `_execute` looks at the order as soon as there is something to end
+            return True  # `_execute` looks at the order as soon as there is something to end
         number = {End.REMOVED: launch.remove_signal, End.HELD: launch.hold_signal}.get(end, launch.kill_signal)
         execution.kill(number, 0.0 if fast else launch.kill_timeout)
+        return True
 
     def give_way(self, node: str, *, unsent: bool = False) -> bool:
         """End the job here, at once and without a reply: `node` runs it, and started it first.
@@ -395,7 +407,7 @@ class Starter:
         return True
 
     async def suspend(self) -> None:
-        """Stop all of the job's processes, and say so."""
+        """Stop all of the job's processes, and say so. Nothing to a job that is suspended."""
         if self.execution is not None and self.slot.state is State.CLAIMED:
             self.execution.signal(signal.SIGSTOP)
             self.slot.enter(State.SUSPENDED)

@@ -14,7 +14,7 @@ from contextlib import aclosing
 from types import TracebackType
 from typing import Self
 
-from carod.amqp import ConnectionLost, Endpoint, Message, TransportError, open_transport
+from carod.amqp import ConnectionLost, Endpoint, TransportError, open_transport
 from carod.classad import ClassAd
 from carod.control import EVERYONE, Action, Answer, Asker, Request, job_key, node_key
 from carod.job import JobError, read_headers
@@ -48,17 +48,6 @@ class RequestRefused(GridError):
 
 class NotReleasable(GridError):
     """There is something of the job, but nothing that could be released: it runs, is over, or is only a result."""
-
-
-class _Signed(Request):
-    """A request that says who sends it; nodes believe it where the broker checks it, as RabbitMQ does."""
-
-    __slots__ = ()
-
-    def to_message(self) -> Message:
-        message = Request.to_message(self)
-        message.user_id = self.sender
-        return message
 
 
 class Control:
@@ -148,7 +137,7 @@ class Control:
     async def _about_job(
         self, action: Action, job: str, *, reason: str = "", name: str = "", value: str | float | bool | None = None
     ) -> Answer:
-        answers = await self._ask(_Signed(action, job, name, value, reason, sender=self._user), job_key(job))
+        answers = await self._ask(Request(action, job, name, value, reason, sender=self._user), job_key(job))
         if not answers:
             raise NoSuchJob(await self._where_it_may_be(job), job)
         (answer,) = answers
@@ -246,10 +235,10 @@ class Control:
 
     async def tell_all(self, action: Action, wait: float = CENSUS) -> list[Answer]:
         """Drain, Resume or Ping every node: what those that answer within `wait` seconds say."""
-        return await self._ask(_Signed(action, sender=self._user), EVERYONE, wait, sys.maxsize)
+        return await self._ask(Request(action, sender=self._user), EVERYONE, wait, sys.maxsize)
 
     async def _about_node(self, action: Action, node: str) -> Answer:
-        answers = await self._ask(_Signed(action, sender=self._user), node_key(node))
+        answers = await self._ask(Request(action, sender=self._user), node_key(node))
         if not answers:
             others = ", ".join(other.name for other in await self.nodes()) or "none at all"
             raise NoSuchNode(f"node {node}: no answer; nodes of queue {self.queue} that answer: {others}")
