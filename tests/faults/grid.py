@@ -197,6 +197,20 @@ class Grid:
         through = re.compile(rf"{re.escape(self.queue)}(\.parked|\.node\..*)?")
         return {name: count for name, count in own.items() if count and through.fullmatch(name)}
 
+    async def each_ran_once(self, client: Client, jobs: Iterable[str], uncertain: Iterable[str] = ()) -> None:
+        """Wait until all is over: one start for each job, and one final reply, which says the same.
+
+        Those `uncertain` may say that they were started twice.
+        """
+        jobs = list(jobs)
+        await client.all_final(jobs)
+        await self.settled()
+        assert {job: len(client.finals[job]) for job in jobs} == dict.fromkeys(jobs, 1)
+        starts = self.starts()
+        assert {job: starts[job] for job in jobs} == dict.fromkeys(jobs, 1)
+        assert {client.final(job).ad["NumJobStarts"] for job in jobs if job not in set(uncertain)} == {1}
+        assert {client.final(job).status for job in jobs} == {4}
+
     async def dead_reasons(self, job: str) -> list[str]:
         """Why a job is in the dead-letter queue, once for each time that it is. Empties the queue."""
         reasons = []
@@ -226,6 +240,7 @@ class Grid:
             with contextlib.suppress(ProcessLookupError):
                 node.send(signal.SIGCONT)
             node.stop()
+            print(f"-- log of {node.name}", *node.lines[-300:], sep="\n")  # shown if the test failed
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
