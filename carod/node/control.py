@@ -150,8 +150,8 @@ class Control:
             entry |= {name: slot.ad.get(name) for name in ("State", "Activity", "Memory", "LoadAvg")}
             if starter is not None:
                 ad = starter.job.ad
-                command = f"{ad.get('Cmd', '')} {ad.get('Arguments', ad.get('Args', ''))}".rstrip()
-                entry |= {"JobId": starter.job.id, "JobStartDate": starter.started_at, "Cmd": command[:200]}
+                entry |= {"JobId": starter.job.id, "JobStartDate": starter.started_at, "Cmd": str(ad.get("Cmd", ""))}
+                entry["Arguments"] = str(ad.get("Arguments") or ad.get("Args") or "")[:200]
                 entry["Owner"] = str(ad.get("AuthenticatedIdentity") or ad.get("Owner") or "")
             slots.append(entry)
         node = {"Node": self._name, "Draining": self._node.draining, "Running": len(by_slot), "Slots": slots}

@@ -287,12 +287,9 @@ class Spawner:
         frame |= {"cpu": self.cpu, "max_rss": self._told_rss()}
         first = tuple(name for name in (spec["err"], spec["out"]) if name != os.devnull)
         try:
-            directory, iwd = spec["directory"], None
-            with contextlib.suppress(OSError):  # the job may have removed the one, or shut the other to itself
-                iwd = os.getcwd()
-                if not os.access(directory, os.R_OK | os.X_OK) and stat.S_ISDIR(os.lstat(directory).st_mode):
-                    os.chmod(directory, 0o700)
-            result = collect(directory, spec["max_result"], first=first, names=spec["outputs"], iwd=iwd)
+            directory = spec["directory"]
+            _mend(directory)
+            result = collect(directory, spec["max_result"], first=first, names=spec["outputs"], iwd=_present_iwd())
         except (OSError, ValueError) as error:
             text = getattr(error, "strerror", None) or str(error)
             channel.send(
@@ -414,15 +411,32 @@ def _make_empty(directory: str) -> None:
         os.mkdir(directory, 0o700)
 
 
-def _clear(directory: str) -> None:
-    """Remove all that a job left, also what it took its own permissions from."""
+def _mend(directory: str) -> None:
+    """A job may have shut its directory to itself, or put something else in its place, which is not to be followed."""
     with contextlib.suppress(OSError):
-        if not stat.S_ISDIR(os.lstat(directory).st_mode):  # the job has put something else in its place
+        if not stat.S_ISDIR(os.lstat(directory).st_mode):
             os.unlink(directory)
-            return
-        os.chmod(directory, 0o700)
+        elif not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+            os.chmod(directory, 0o700)
+
+
+def _present_iwd() -> str | None:
+    try:
+        return os.getcwd()
+    except OSError:  # the job has removed it
+        return None
+
+
+def _clear(directory: str) -> None:
+    """Remove all that a job left, in its directory and beside it, also what it took its own permissions from."""
+    _mend(directory)
+    with contextlib.suppress(OSError):
         for entry in list(os.scandir(directory)):
             _remove(entry.path)
+    with contextlib.suppress(OSError):
+        for entry in list(os.scandir(os.path.dirname(directory))):
+            if entry.path != directory:
+                _remove(entry.path)
 
 
 def _remove(path: str) -> None:

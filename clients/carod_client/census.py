@@ -17,6 +17,7 @@ class RunningJob:
     id: str
     owner: str
     cmd: str
+    arguments: str
     started_at: float | None
 
     @property
@@ -76,7 +77,8 @@ class NodeStatus:
 
 def _slot(said: dict[str, Any]) -> SlotStatus:
     memory, job_id, started = _number(said.get("Memory")), _text(said.get("JobId")), _number(said.get("JobStartDate"))
-    job = RunningJob(job_id, _text(said.get("Owner")), _text(said.get("Cmd")), started or None) if job_id else None
+    owner, cmd, arguments = (_text(said.get(name)) for name in ("Owner", "Cmd", "Arguments"))
+    job = RunningJob(job_id, owner, cmd, arguments, started or None) if job_id else None
     return SlotStatus(
         _text(said.get("Name")), _text(said.get("State")), _text(said.get("Activity")),
         None if memory is None else int(memory), job,

@@ -15,6 +15,8 @@ from carod_client.dead import DeadMessage
 
 STATE_STYLES = {"serving": "green", "draining": "yellow", "drained": "dim"}
 NO_LIMIT = 1_000_000
+WIDEST = 40
+"""Characters of a job's command that are shown: what fits beside a message id."""
 """Columns of a pipe."""
 
 
@@ -36,7 +38,12 @@ def jobs_table(nodes: Iterable[NodeStatus]) -> Table:
     for slot, job in sorted(running, key=lambda pair: -(pair[1].seconds or 0.0)):
         state = Text("S", "yellow") if slot.activity == "Suspended" else Text("R", "green")
         table.add_row(
-            _text(job.id), _text(job.owner), state, Text(run_time(job)), _text(slot.name), _text(_program(job.cmd))
+            _text(job.id),
+            _text(job.owner),
+            state,
+            Text(run_time(job)),
+            _text(slot.name),
+            _text(f"{_program(job.cmd)} {job.arguments}".rstrip()[:WIDEST]),
         )
     return table
 
