@@ -89,7 +89,8 @@ def _slot_object(slot: SlotStatus) -> dict[str, Any]:
     return {
         "name": slot.name, "state": slot.state, "activity": slot.activity, "memory": slot.memory,
         "job": None if job is None else {
-            "id": job.id, "owner": job.owner, "cmd": job.cmd, "arguments": job.arguments, "started_at": job.started_at, "seconds": job.seconds,
+            "id": job.id, "owner": job.owner, "cmd": job.cmd, "arguments": job.arguments,
+            "started_at": job.started_at, "seconds": job.seconds,
         },
     }  # fmt: skip
 

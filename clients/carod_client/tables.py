@@ -37,14 +37,10 @@ def jobs_table(nodes: Iterable[NodeStatus]) -> Table:
     running = [(slot, slot.job) for node in nodes for slot in node.slots if slot.job is not None]
     for slot, job in sorted(running, key=lambda pair: -(pair[1].seconds or 0.0)):
         state = Text("S", "yellow") if slot.activity == "Suspended" else Text("R", "green")
+        command = f"{_program(job.cmd)} {job.arguments}".rstrip()[:WIDEST]
         table.add_row(
-            _text(job.id),
-            _text(job.owner),
-            state,
-            Text(run_time(job)),
-            _text(slot.name),
-            _text(f"{_program(job.cmd)} {job.arguments}".rstrip()[:WIDEST]),
-        )
+            _text(job.id), _text(job.owner), state, Text(run_time(job)), _text(slot.name), _text(command)
+        )  # fmt: skip
     return table
 
 
