@@ -323,7 +323,12 @@ def _walk(top: str, prefix: str, root: str, refused: list[str]) -> Iterator[_Ent
         if not found and base:
             yield _Entry(base + "/", path, os.lstat(path))
         for entry in found:
-            info, name = entry.stat(follow_symlinks=False), f"{base}/{entry.name}" if base else entry.name
+            name = f"{base}/{entry.name}" if base else entry.name
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError as error:  # a path may be longer than the kernel takes
+                refused.append(f"{name} ({error.strerror})")
+                continue
             if stat.S_ISDIR(info.st_mode):
                 stack.append((entry.path, name))
             else:

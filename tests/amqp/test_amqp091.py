@@ -154,7 +154,8 @@ async def test_headers_that_do_not_fit_a_frame_are_too_large_and_cost_nothing(tr
 
 
 async def test_a_name_that_can_be_no_address_is_unroutable(transport: Transport) -> None:
-    for address in (Address("a b", "k"), Address("x" * 200, "k"), Address("x" * 300, "k"), Address("\udcff", "k"), Address("x" + "é" * 120, "k"),
+    for address in (Address("a b", "k"), Address("x" * 200, "k"), Address("x" * 300, "k"), Address("\udcff", "k"),
+                    Address("x" + "é" * 120, "k"),
                     Address("", "\udcff"), Address("", "x" * 300)):  # fmt: skip
         with pytest.raises(Unroutable):
             await transport.publish(Message(message_id="m"), address)

@@ -466,9 +466,16 @@ async def test_a_job_that_spoils_its_directory_is_answered_and_leaves_nothing(
 ) -> None:
     reply = await client.shell(script)
     assert reply.status in (4, 5)
+    assert not [name for name in reply.files if name.startswith(("etc/", "usr/"))]
     jobs = [await client.submit({"Cmd": "/bin/ls", "Arguments": "-A"}) for _ in range(2)]
     for reply in [await client.end(job) for job in jobs]:
         assert reply.out.split() == [".job.ad", ".machine.ad", "_condor_stderr", "_condor_stdout"]
+
+
+async def test_what_a_job_leaves_beside_its_directory_is_removed(client: Client, execute: Path) -> None:
+    assert (await client.shell("mkdir -p ../left/d; echo x >../left/d/f; chmod 0 ../left/d")).status == 4
+    assert (await client.run({"Cmd": "/bin/true"})).status == 4
+    assert not list(execute.glob("*/*/left*"))
 
 
 async def test_a_jobs_directory_is_empty_when_the_next_job_comes(client: Client, node: Node) -> None:

@@ -246,7 +246,8 @@ async def test_an_exchange_declared_after_it_was_missed_is_found(client: Client)
         "no-such-queue", "no-such-exchange/key", "/queues/no-such-queue", "/exchanges/no-such-exchange/key",
         "/exchanges/amq.direct/nokey", "amq.direct/nokey", "amq.rabbitmq.reply-to.forged", "/", "//",
         "a b/c", "/exchanges/a b/c", "/exchanges//key", "/queues/",
-        "x" * 255, "/exchanges/" + "x" * 200 + "/key", "é" * 127, "/exchanges/x" + "é" * 117 + "/k", "amq.direct/" + "k" * 240, "/exchanges/amq.direct",
+        "x" * 255, "/exchanges/" + "x" * 200 + "/key", "é" * 127, "/exchanges/x" + "é" * 117 + "/k",
+        "amq.direct/" + "k" * 240, "/exchanges/amq.direct",
     ],
 )  # fmt: skip
 async def test_a_reply_that_cannot_be_routed_is_kept_as_dead_once_with_the_reason(
@@ -296,7 +297,7 @@ async def test_an_ad_that_leaves_no_room_for_the_nodes_own_is_answered_without_i
 
 
 async def test_a_large_ad_that_is_held_is_kept_as_dead_without_its_headers(client: Client) -> None:
-    job = await client.submit({"JobUniverse": 9, "Pad": '"' + "x" * (FRAME - 250) + '"'}, b"body")
+    job = await client.submit({"JobUniverse": 9, "Pad": '"' + "x" * (FRAME - 160) + '"'}, b"body")
     reply = await client.end(job)
     assert (reply.status, reply.headers["AdTooLarge"]) == (5, True)
     assert "JobUniverse" in reply.headers["HoldReason"]
