@@ -14,28 +14,28 @@ import click
 SECTIONS = {
     "Run": {
         "start": "carod.cli:start",
-        "submit": "carod_client.submit:submit",
+        "submit": "carod_client.commands.submit:submit",
         "config": "carod.cli:config",
     },
     "Look": {
-        "nodes": "carod_client.nodes:nodes",
-        "top": "carod_client.top:top",
-        "query": "carod_client.operate:query",
-        "dead": "carod_client.held:dead",
+        "nodes": "carod_client.commands.nodes:nodes",
+        "top": "carod_client.commands.top:top",
+        "query": "carod_client.commands.operate:query",
+        "dead": "carod_client.commands.held:dead",
     },
     "Jobs": {
-        "hold": "carod_client.operate:hold",
-        "release": "carod_client.held:release",
-        "rm": "carod_client.operate:rm",
-        "suspend": "carod_client.operate:suspend",
-        "continue": "carod_client.operate:continue_",
-        "vacate": "carod_client.operate:vacate",
-        "setattr": "carod_client.operate:setattr_",
+        "hold": "carod_client.commands.operate:hold",
+        "release": "carod_client.commands.held:release",
+        "rm": "carod_client.commands.operate:rm",
+        "suspend": "carod_client.commands.operate:suspend",
+        "continue": "carod_client.commands.operate:continue_",
+        "vacate": "carod_client.commands.operate:vacate",
+        "setattr": "carod_client.commands.operate:setattr_",
     },
     "Nodes": {
-        "drain": "carod_client.nodes:drain",
-        "resume": "carod_client.nodes:resume",
-        "ping": "carod_client.nodes:ping",
+        "drain": "carod_client.commands.nodes:drain",
+        "resume": "carod_client.commands.nodes:resume",
+        "ping": "carod_client.commands.nodes:ping",
     },
 }
 COMMANDS = {name: where for section in SECTIONS.values() for name, where in section.items()}

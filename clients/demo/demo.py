@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from carod_client import Grid, GridError, NoQueue, Reply, Result
+from carod_client.commands.report import percentile
 from carod_client.grid import default_url
-from carod_client.report import percentile
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table

@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from carod_client.commands.tables import dead_table, plain
 from carod_client.control import Control, NotReleasable
 from carod_client.dead import DEAD_DATE, DEAD_REASON, DeadMessage, Kind
 from carod_client.errors import NoQueue
-from carod_client.tables import dead_table, plain
 
 from carod.amqp import Address, Delivery, Endpoint, HeaderValue, Message, Queue, Transport, open_transport
 from carod.job import INCARNATION

@@ -1,4 +1,3 @@
-
 """Jobs on a real node, one at a time."""
 
 from __future__ import annotations

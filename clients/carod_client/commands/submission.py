@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 
 from carod.control import Action
 from carod.job import JobStatus, Reply
+from carod_client.commands.report import OWN_FAILURE, Report
 from carod_client.description import CommonOptions
 from carod_client.errors import GridError, JobHeld, JobRemoved, JobTimeout
 from carod_client.grid import Grid
-from carod_client.report import OWN_FAILURE, Report
 from carod_client.results import Result, Results
 
 TIMED_OUT = 124

@@ -19,10 +19,10 @@ from rich.live import Live
 from rich.text import Text
 
 from carod_client.census import NodeStatus
-from carod_client.command import Out, census_option, grid_options, operator_command, run
+from carod_client.commands.command import Out, census_option, grid_options, operator_command, run
+from carod_client.commands.nodes import node_object, show_nodes
+from carod_client.commands.tables import clean, jobs_table, nodes_table
 from carod_client.control import Control
-from carod_client.nodes import node_object, show_nodes
-from carod_client.tables import clean, jobs_table, nodes_table
 
 REFRESH = 1.0
 """Seconds from one look to the next."""

@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from carod.classad import ClassAd, unparse
-from carod_client.command import Out, grid_options, operator_command, patience_option, run
+from carod_client.commands.command import Out, grid_options, operator_command, patience_option, run
+from carod_client.commands.tables import clean
 from carod_client.control import Control
 from carod_client.errors import GridError
-from carod_client.tables import clean
 
 jobs_argument = click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; the job's owner is told.")

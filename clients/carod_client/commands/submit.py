@@ -14,10 +14,10 @@ from carod.amqp import BadEndpoint
 from carod.classad import ClassAd
 from carod.job import JobError as HeaderError
 from carod.job import read_headers
+from carod_client.commands.report import OWN_FAILURE, Report
+from carod_client.commands.submission import Submission, exit_code_of
 from carod_client.errors import GridError
 from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL, Grid
-from carod_client.report import OWN_FAILURE, Report
-from carod_client.submission import Submission, exit_code_of
 
 INTERRUPTED = 130
 

@@ -14,10 +14,10 @@ import click
 from rich.console import Console
 
 from carod.amqp import BadEndpoint
+from carod_client.commands.tables import clean
 from carod_client.control import CENSUS, PATIENCE, Control, NoSuchJob, NoSuchNode
 from carod_client.errors import GridError, NoQueue
 from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL
-from carod_client.tables import clean
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -11,10 +11,10 @@ import click
 
 from carod.control import Action
 from carod_client.census import NodeStatus, SlotStatus
-from carod_client.command import Out, census_option, grid_options, operator_command, run
+from carod_client.commands.command import Out, census_option, grid_options, operator_command, run
+from carod_client.commands.tables import jobs_table, nodes_table, show, slots_table
 from carod_client.control import CENSUS, PATIENCE, Control, NoSuchNode, RequestRefused
 from carod_client.errors import GridError
-from carod_client.tables import jobs_table, nodes_table, show, slots_table
 
 
 @operator_command("nodes", "List nodes, their slots, and what runs on them.")

@@ -24,7 +24,7 @@ from carod_client.errors import JobError, JobHeld, JobRemoved, JobTimeout
 from carod_client.results import Result
 
 if TYPE_CHECKING:
-    from carod_client.submission import LeftBehind
+    from carod_client.commands.submission import LeftBehind
 
 OWN_FAILURE = 125
 """The exit code for what is not the job's doing, as docker(1) and timeout(1) have it."""

@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
-from carod_client.command import Out, grid_options, operator_command, run
+from carod_client.commands.command import Out, grid_options, operator_command, run
+from carod_client.commands.tables import dead_table, show
 from carod_client.control import Control
-from carod_client.tables import dead_table, show
 
 
 @operator_command("release", "Send held jobs back to the queue.")
