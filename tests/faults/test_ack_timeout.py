@@ -16,7 +16,8 @@ async def test_a_job_longer_than_the_acknowledgement_timeout_runs_once(
     new_rabbitmq: Callable[..., PrivateRabbitMQ], new_grid: Callable[..., Grid]
 ) -> None:
     """Side by side: a node that knows the timeout and renews in time, one that does not, and two of those."""
-    broker = new_rabbitmq(config=["consumer_timeout = 20000", "channel_tick_interval = 2000"])
+    broker = new_rabbitmq(config=["consumer_timeout = 20000"])
+    broker.ctl("eval", "application:set_env(rabbit, channel_tick_interval, 2000).")  # it looks once a minute otherwise
     told, untold, pair = (new_grid(broker, name) for name in ("told", "untold", "pair"))
     renewing = told.start("renewing", 1, ACK_TIMEOUT=20)
     clueless = untold.start("clueless", 1)
