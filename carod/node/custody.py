@@ -60,6 +60,27 @@ def queues(config: Config) -> tuple[Queue, Queue]:
     return parked, own
 
 
+async def declare(transport: Transport, config: Config) -> None:
+    """Declare a node's queues, those beside the job queue of its kind: as safe as that is, and there when that is.
+
+    Raises TransportError.
+    """
+    queue = config.carod_broker_queue
+    bindings = (Address("amq.direct", queue), Address("amq.direct", f"{queue}_key"))
+    job_queue = Queue(queue, bindings=bindings)
+    _, as_asked = await transport.declare(job_queue)
+    quorum = not as_asked and (await transport.declare(dataclasses.replace(job_queue, quorum=True)))[1]
+    if not as_asked and not quorum:
+        _say_used_as_it_is(queue)
+    for wanted in (Queue(f"{queue}.dead"), *queues(config)):
+        if not (await transport.declare(dataclasses.replace(wanted, quorum=quorum)))[1]:
+            _say_used_as_it_is(wanted.name)
+
+
+def _say_used_as_it_is(queue: str) -> None:
+    event(log, "queue exists with other arguments and is used as it is", logging.WARNING, queue=queue)
+
+
 def node_queue(queue: str, node: str) -> str:
     return f"{queue}.node.{node}"
 

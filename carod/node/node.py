@@ -14,32 +14,28 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from carod.amqp import (
-    Address,
     ConnectionLost,
     Delivery,
     Endpoint,
-    Message,
     Outcome,
-    Queue,
     Refused,
     Subscription,
     TransportError,
     open_transport,
 )
-from carod.classad import ClassAd
 from carod.config import Config, ConfigError
-from carod.control import Action, Asker, Request, node_key
+from carod.control import Asker
 from carod.job import Job, JobError, JobStatus, NoMessageId, discarded
 from carod.log import event
 from carod.node import systemd
 from carod.node.control import Control
-from carod.node.custody import ASK, LAST_ASK, Custody, is_second, node_queue
-from carod.node.custody import queues as custody_queues
+from carod.node.custody import Custody, declare, is_second, node_queue
 from carod.node.grounds import claim_name, empty, user_directory
 from carod.node.intake import Credits, Refusals
 from carod.node.journal import Journal, sweep
 from carod.node.metrics import Metrics
 from carod.node.post import Post
+from carod.node.reunion import Reunion
 from carod.starter import cgroup
 from carod.starter.cgroup import SlotGroups
 from carod.starter.process import Nursery, Spawner, SpawnerError
@@ -50,8 +46,6 @@ log = logging.getLogger("carod.node")
 BACKOFF_FIRST = 0.5
 BUSY_PAUSE = 1.0
 """Seconds before a broker that could not do something is asked for it again."""
-COMPARISONS = 20
-"""Times that another node which has our job is asked to yield, before we do."""
 
 
 class Node:
@@ -91,6 +85,7 @@ class Node:
         self.post = Post(self.transport, self.queue, self.journal, self._online)
         self._asker = Asker(self.transport, self.queue)
         self._custody = Custody(self.transport, config, self._asker)
+        self._reunion = Reunion(self._custody, self._asker, self.post, self.journal, name, self._user)
         self._control = Control(self.transport, self)
         self._credits = Credits(self.transport, self.queue, self._on_delivery, self._wanted)
         self._refusals = Refusals(config.reject_delay_min, config.reject_delay_max, 2 * config.slots)
@@ -225,35 +220,19 @@ class Node:
     async def _go_online(self) -> None:
         await self.transport.connect()
         self._connections += 1
-        await self._declare()
+        await declare(self.transport, self.config)
         await self._control.open()
         await self._asker.open()
         await self._listen()
-        await self._compare_starts()
+        await self._reunion.compare_starts(list(self.running.values()))
         self._online.set()
-        await self._send_what_is_left()
+        await self._reunion.send_what_is_left(self.running)
         await self._credits.adjust()
         event(
             log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,
             slots=len(self.slots), running=len(self.running),
         )  # fmt: skip
         systemd.notify("READY=1", f"STATUS=serving {self.queue} with {len(self.slots)} slots")
-
-    async def _declare(self) -> None:
-        """The node's queues, of the job queue's kind: as safe as that is, and there when that is."""
-        queue = self.queue
-        bindings = (Address("amq.direct", queue), Address("amq.direct", f"{queue}_key"))
-        job_queue = Queue(queue, bindings=bindings)
-        _, as_asked = await self.transport.declare(job_queue)
-        quorum = not as_asked and (await self.transport.declare(dataclasses.replace(job_queue, quorum=True)))[1]
-        if not as_asked and not quorum:
-            self._say_used_as_it_is(queue)
-        for wanted in (Queue(self.post.dead), *custody_queues(self.config)):
-            if not (await self.transport.declare(dataclasses.replace(wanted, quorum=quorum)))[1]:
-                self._say_used_as_it_is(wanted.name)
-
-    def _say_used_as_it_is(self, queue: str) -> None:
-        event(log, "queue exists with other arguments and is used as it is", logging.WARNING, queue=queue)
 
     async def _listen(self) -> None:
         """Consume the node's own queue: deliveries that other nodes hand over, and renewed ones."""
@@ -264,54 +243,6 @@ class Node:
 
         own = node_queue(self.queue, self.config.node_name)
         self._own = await self.transport.consume(own, self._on_delivery, credit=0, on_end=ended)
-
-    async def _compare_starts(self) -> None:
-        """Find the jobs of ours that were started elsewhere while we were cut off."""
-        if not self.running:
-            return
-        await asyncio.sleep(LAST_ASK + ASK)  # who asked before we could hear it has decided by now
-        starters = list(self.running.values())
-        outcomes = await asyncio.gather(*map(self._compare_start, starters), return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-
-    async def _compare_start(self, starter: Starter) -> None:
-        """The first start wins; a result that is on its way elsewhere wins, too."""
-        winner = ""
-        for _ in range(COMPARISONS):
-            owner = await self._custody.who_has(starter.job)
-            if owner is None:
-                return
-            winner, theirs = owner.node, owner.headers.get("JobStartDate")
-            first = isinstance(theirs, float) and (theirs, winner) < (starter.started_at, self.config.node_name)
-            if first or owner.headers.get("State") == "done":
-                break
-            event(log, "job runs twice", logging.WARNING, job=starter.job.id, other=owner.node)
-            starter.job.ad["DuplicateStart"] = owner.node
-            request = Request(Action.YIELD, starter.job.id, node=self.config.node_name, sender=self._user)
-            answers = await self._asker.ask(request, node_key(owner.node), LAST_ASK)
-            if answers and answers[0].status == 0:
-                return
-        starter.give_way(winner, unsent=True)
-
-    async def _send_what_is_left(self) -> None:
-        """Results that an earlier life of this node could not send, or did not see confirmed."""
-        await asyncio.gather(*(self._send_left(*left) for left in self.journal.unconfirmed()))
-
-    async def _send_left(self, message: Message, reply_to: str, key: str) -> None:
-        job = message.correlation_id or ""
-        incarnation = int(key.rpartition("#")[2]) if key != job else 0
-        owner = await self._custody.who_has(Job(job, ClassAd(), reply_to, incarnation=incarnation), LAST_ASK)
-        sent = owner is None and job not in self.running
-        event(log, "result of an earlier life", job=job, sent=sent)
-        if sent:
-            try:
-                await self.post.deliver(message, reply_to)
-            except Refused as error:
-                await self.post.bury(dataclasses.replace(message, reply_to=reply_to), str(error))
-            self.journal.finished(job, key)
-        self.journal.dispatched(key)
 
     @property
     def transport_url(self) -> str:
@@ -334,7 +265,7 @@ class Node:
 
     async def _restore_consumers(self) -> None:
         await asyncio.sleep(BACKOFF_FIRST)
-        await self._declare()
+        await declare(self.transport, self.config)
         if self._own is None:
             await self._listen()
         await self._adjust()

@@ -46,6 +46,7 @@ from carod.log import event
 from carod.starter.launch import CLEAN_PATH, Launch, read_launch
 from carod.starter.process import Ended, Execution, JobFiles, Spawner, SpawnerError, Usage
 from carod.starter.slot import Slot, State
+from carod.starter.watch import Watch
 
 log = logging.getLogger("carod.starter")
 
@@ -202,14 +203,15 @@ class Starter:
         if self._order is not None:
             self.end(self._order[0], self._order[1])
         execution.on_started = lambda pid: self.office.journal.started(job.id, pid)
-        cancel_mind = self.office.later(self._mind, self._first_look(launch))
+        watch = Watch(self, launch, self.office.config, self._begun)
+        cancel_watch = self.office.later(watch.keep, watch.first_look)
         cancel_renewal = self.office.later(self._renew, self.office.config.ack_timeout / 2)
         try:
             ended = await execution.ended
         except SpawnerError as error:
             return self._lost_spawner(error), b""
         finally:
-            cancel_mind()
+            cancel_watch()
             cancel_renewal()
         self._mark_ended(ended)
         end = self._judge(ended)
@@ -426,20 +428,35 @@ class Starter:
         """Tell the owner how the job is (section 3, "while it runs")."""
         if self.execution is None or self.execution.ended.done():
             return
-        usage = await asyncio.to_thread(self.execution.usage)
+        await self.measure()
         if self.execution.ended.done():
             return
-        self._record(usage)
         state = "Suspended" if self.slot.state is State.SUSPENDED else "Running"
         await self.office.post.say(self.job.reply(JobStatus.RUNNING, state), self.job.reply_to)
 
-    def _record(self, usage: Usage) -> None:
-        ad = self.job.ad
-        ad["JobPid"] = self.execution.pid if self.execution else 0
-        ad["NumPids"] = usage.processes
-        ad["RemoteUserCpu"], ad["RemoteSysCpu"] = round(usage.user_cpu, 3), round(usage.system_cpu, 3)
-        ad["ImageSize"], ad["ResidentSetSize"] = usage.image_size, usage.resident
-        ad["DiskUsage"] = usage.disk
+    async def measure(self) -> Usage:
+        """What the job uses now, noted in its ad as long as it runs."""
+        assert self.execution is not None
+        usage = await asyncio.to_thread(self.execution.usage)
+        if not self.execution.ended.done():
+            ad = self.job.ad
+            ad["JobPid"], ad["NumPids"] = self.execution.pid, usage.processes
+            ad["RemoteUserCpu"], ad["RemoteSysCpu"] = round(usage.user_cpu, 3), round(usage.system_cpu, 3)
+            ad["ImageSize"], ad["ResidentSetSize"] = usage.image_size, usage.resident
+            ad["DiskUsage"] = usage.disk
+        return usage
+
+    def hold(self, reason: str, code: HoldReasonCode, *, fast: bool = False) -> None:
+        """Have the job held: it broke a limit."""
+        self.end(End.HELD, reason, code=code, fast=fast)
+
+    def lose_lease(self) -> None:
+        """End the job, cut off from its broker for longer than its JobLeaseDuration: it may be elsewhere by now."""
+        self._log("lost its lease", level=logging.WARNING)
+        self.give_way("")
+
+    def seconds_offline(self) -> float:
+        return self.office.seconds_offline()
 
     async def _renew(self) -> None:
         """Keep the delivery younger than the broker's ACK_TIMEOUT, for as long as the job runs."""
@@ -449,54 +466,6 @@ class Starter:
             except TransportError as error:
                 self._log("not renewed", level=logging.WARNING, reason=str(error))
             await asyncio.sleep(self.office.config.ack_timeout / 2)
-
-    def _first_look(self, launch: Launch) -> float:
-        """Seconds until `_mind` has something to do; most jobs are over by then."""
-        config, dues = self.office.config, [self.office.config.starter_initial_update_interval]
-        if launch.duration is not None:
-            dues.append(launch.duration)
-        if launch.memory is not None:
-            dues.append(config.starter_memory_interval)
-        if launch.lease is not None:
-            dues.append(launch.lease)
-        return min(dues)
-
-    async def _mind(self) -> None:
-        """Updates, the job's time limit and its memory, for as long as it runs."""
-        config, launch = self.office.config, self.launch
-        assert launch is not None
-        next_update = config.starter_initial_update_interval
-        while True:
-            elapsed = time.monotonic() - self._begun
-            if launch.duration is not None and elapsed >= launch.duration:
-                reason = f"the job ran for its AllowedExecuteDuration of {launch.duration:g} s"
-                self.end(End.HELD, reason, code=HoldReasonCode.JOB_EXECUTION_TIME_EXCEEDED)
-                return
-            if launch.lease is not None and self.office.seconds_offline() >= launch.lease:
-                self._log("lease lost", level=logging.WARNING, lease=launch.lease)
-                self.give_way("")  # by now another node may have started it
-                return
-            if elapsed >= next_update:
-                await self.update()
-                next_update += config.starter_update_interval
-            if launch.memory is not None:
-                await self._check_memory(launch.memory)
-            dues = [next_update - elapsed]
-            if launch.duration is not None:
-                dues.append(launch.duration - elapsed)
-            if launch.memory is not None:
-                dues.append(config.starter_memory_interval)
-            if launch.lease is not None:
-                dues.append(max(0.1, launch.lease - self.office.seconds_offline()))
-            await asyncio.sleep(max(0.01, min(dues)))
-
-    async def _check_memory(self, limit: int) -> None:
-        assert self.execution is not None
-        usage = await asyncio.to_thread(self.execution.usage)
-        if usage.resident > limit << 10:
-            self._record(usage)
-            reason = f"the job uses {usage.resident >> 10} MiB of memory, its RequestMemory is {limit} MiB"
-            self.end(End.HELD, reason, code=HoldReasonCode.JOB_OUT_OF_RESOURCES, fast=True)
 
     # -- saying so ---------------------------------------------------------------------------------------------
 
