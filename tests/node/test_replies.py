@@ -272,14 +272,18 @@ async def test_a_message_without_id_that_cannot_be_answered_is_kept_as_dead(
     assert dead.headers["DeadReason"]
 
 
-async def test_an_address_that_is_not_utf8_costs_no_slot(client: Client, wire: Wire, node: Node) -> None:
-    job = str(uuid.uuid4())
-    headers = table(Cmd=text("/bin/true"))
-    for address in (b"\xff\xfe", b"amq.direct/\xff", b"\xff/key", b"/queues/%FF", b"/exchanges/%FF/x"):
-        await wire.publish(client.job_queue, properties(headers=headers, reply_to=address, message_id=job.encode()))
-        await node.seen("job exited", job=job)
+async def test_an_address_that_is_not_utf8_costs_no_slot(
+    start_node: Callable[..., Node], new_client: Client, wire: Wire, queue_name: str
+) -> None:
+    """On a node of its own, for no client library reads what is kept as dead of these."""
+    node = start_node("--slots", "1")
+    for address in (b"\xff\xfe", b"amq.direct/\xff", b"\xff/key", b"/queues/%FF", b"/exchanges/%FF/x", b"/queue/\xff"):
         job = str(uuid.uuid4())
-    await wire.get(f"{client.job_queue}.dead")  # no client library reads them
+        headers = table(Cmd=text("/bin/true"))
+        await wire.publish(queue_name, properties(headers=headers, reply_to=address, message_id=job.encode()))
+        await node.seen("job exited", job=job)
+    assert (await new_client.run({"Cmd": "/bin/true"})).status == 4
+    assert not node.events("broker away")
 
 
 # -- ads of any size -------------------------------------------------------------------------------------------
