@@ -48,7 +48,10 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any], bytes | BinaryIO] |
 
     A blob that came as a descriptor is an open file, at its start. Raises BlockingIOError when nothing is there.
     """
-    data, fds = receive_fds(channel, 2)
+    try:
+        data, fds = receive_fds(channel, 2)
+    except ConnectionResetError:  # closed, with something of ours unread
+        return None
     if not data:
         return None
     files = [open(fd, "r+b") for fd in fds]

@@ -98,7 +98,13 @@ def _become_spawner(frame: dict[str, Any], fd: int) -> int:
             channel.send(node, {"failed": str(error), "code": 0})
             return 1
         channel.send(node, {"ready": os.getpid()})
-        Spawner(node, frame["directory"]).serve()
+        spawner = Spawner(node, frame["directory"])
+        try:
+            spawner.serve()
+        except ConnectionError:
+            pass  # the node is gone; that it can't be told so is nothing to complain of
+        finally:
+            spawner.end_tree()
     return 0
 
 
@@ -155,11 +161,11 @@ class Spawner:
             except OSError as error:
                 raise JobFailure(f"the job's directory {directory!r}: {error.strerror}", TRANSFER_INPUT_ERROR) from None
         except JobFailure as failure:
-            self._end_tree()
+            self.end_tree()
             channel.send(self.node, {"failed": str(failure), "code": failure.code})
         else:
             status, ended_at = self._wait(pid), time.monotonic()
-            survivors = self._end_tree()
+            survivors = self.end_tree()
             self._report(spec, pid, status, ended_at, survivors)
         finally:
             os.chdir("/")
@@ -227,7 +233,7 @@ class Spawner:
                 elif any(file == process for file, _ in events):
                     break
                 elif (received := channel.receive(self.node)) is None:
-                    self._end_tree()
+                    self.end_tree()
                     os._exit(1)
                 else:
                     timeout = self._obey(received[0], pid, timeout)
@@ -254,7 +260,7 @@ class Spawner:
     def _kill_tree(self) -> None:
         self._signal_tree(signal.SIGKILL)
 
-    def _end_tree(self) -> list[int]:
+    def end_tree(self) -> list[int]:
         """SIGKILL every descendant and reap, again until there is none. Returns those that would not go."""
         for _ in range(ROUNDS):
             try:
