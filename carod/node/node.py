@@ -85,7 +85,7 @@ class Node:
         self.post = Post(self.transport, self.queue, self.journal, self._online)
         self._asker = Asker(self.transport, self.queue)
         self._custody = Custody(self.transport, config, self._asker)
-        self._reunion = Reunion(self._custody, self._asker, self.post, self.journal, name, self._user)
+        self._reunion = Reunion(self._custody, self._asker, self.post, self.journal, self._online, name, self._user)
         self._control = Control(self.transport, self)
         self._credits = Credits(self.transport, self.queue, self._on_delivery, self._wanted)
         self._refusals = Refusals(config.reject_delay_min, config.reject_delay_max, 2 * config.slots)
@@ -106,7 +106,9 @@ class Node:
                 event(log, "metrics", port=port)
             async with asyncio.TaskGroup() as self._tasks:
                 self._handle_signals()
-                keepers = [self._tasks.create_task(task) for task in (self._keep_connected(), self._keep_fresh())]
+                left = self._reunion.send_what_is_left(self.running)
+                keeping = (self._keep_connected(), self._keep_fresh(), left)
+                keepers = [self._tasks.create_task(task) for task in keeping]
                 await self._stopping.wait()
                 await self._wind_down()
                 await self._stop_listening()
@@ -220,13 +222,13 @@ class Node:
     async def _go_online(self) -> None:
         await self.transport.connect()
         self._connections += 1
+        asyncio.ensure_future(self.transport.wait_closed()).add_done_callback(lambda _: self._asker.lost())
         await declare(self.transport, self.config)
         await self._control.open()
         await self._asker.open()
         await self._listen()
         await self._reunion.compare_starts(list(self.running.values()))
         self._online.set()
-        await self._reunion.send_what_is_left(self.running)
         await self._credits.adjust()
         event(
             log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,

@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Container
 
-from carod.amqp import Message, Refused
+from carod.amqp import Message, Refused, TransportError
 from carod.classad import ClassAd
 from carod.control import Action, Asker, Request, node_key
 from carod.job import Job
@@ -26,10 +26,17 @@ class Reunion:
     """A node that is back on its broker, among the others that went on without it."""
 
     def __init__(
-        self, custody: Custody, asker: Asker, post: Post, journal: Journal, name: str, user: str | None
+        self,
+        custody: Custody,
+        asker: Asker,
+        post: Post,
+        journal: Journal,
+        online: asyncio.Event,
+        name: str,
+        user: str | None,
     ) -> None:
         self._custody, self._asker, self._post, self._journal = custody, asker, post, journal
-        self._name, self._user = name, user
+        self._online, self._name, self._user = online, name, user
 
     async def compare_starts(self, starters: list[Starter]) -> None:
         """Find the jobs of ours that were started elsewhere while we were cut off. Raises TransportError."""
@@ -61,14 +68,13 @@ class Reunion:
         starter.give_way(winner, unsent=True)
 
     async def send_what_is_left(self, running: Container[str]) -> None:
-        """Results that an earlier life of this node could not send, or did not see confirmed."""
+        """Results that an earlier life of this node could not send, or did not see confirmed. Outlives connections."""
         await asyncio.gather(*(self._send_left(*left, running) for left in self._journal.unconfirmed()))
 
     async def _send_left(self, message: Message, reply_to: str, key: str, running: Container[str]) -> None:
         job = message.correlation_id or ""
         incarnation = int(key.rpartition("#")[2]) if key != job else 0
-        owner = await self._custody.who_has(Job(job, ClassAd(), reply_to, incarnation=incarnation), LAST_ASK)
-        sent = owner is None and job not in running
+        sent = job not in running and await self._nobody_has(Job(job, ClassAd(), reply_to, incarnation=incarnation))
         event(log, "result of an earlier life", job=job, sent=sent)
         if sent:
             try:
@@ -77,3 +83,11 @@ class Reunion:
                 await self._post.bury(dataclasses.replace(message, reply_to=reply_to), str(error))
             self._journal.finished(job, key)
         self._journal.dispatched(key)
+
+    async def _nobody_has(self, job: Job) -> bool:
+        while True:
+            await self._online.wait()
+            try:
+                return await self._custody.who_has(job, LAST_ASK) is None
+            except TransportError:
+                await asyncio.sleep(ASK)  # whoever watches the connection may not know yet
