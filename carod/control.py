@@ -26,6 +26,7 @@ class Action(Enum):
     QUERY = "Query"
     WHO_HAS = "WhoHas"
     YIELD = "Yield"
+    DONE = "Done"
     DRAIN = "Drain"
     RESUME = "Resume"
     PING = "Ping"

@@ -35,6 +35,7 @@ class Governed(Protocol):
     def draining(self) -> bool: ...
     def is_done(self, key: str) -> bool: ...
     def holds(self, key: str) -> bool: ...
+    def note_done(self, key: str) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
     async def drain(self) -> None: ...
     async def resume(self) -> None: ...
@@ -89,6 +90,9 @@ class Control:
                 await self._node.resume()
             case Action.WHO_HAS:
                 return self._who_has(request, message)
+            case Action.DONE:
+                self._note_done(request)
+                return None
             case _:
                 return await self._obey_for_job(request, message)
         event(log, request.action.value, node=self._name, sender=request.sender)
@@ -103,6 +107,16 @@ class Control:
         if self._node.holds(request.name or request.job):  # an earlier life's result, on its way: it was first
             return answer(message, self._name, headers={"State": "running", "JobStartDate": 0.0})
         return None
+
+    def _note_done(self, request: Request) -> None:
+        """Another node has answered a job that may come again; only a node's word counts, and nodes share a user."""
+        if request.sender != self._user:
+            raise BadRequest(f"{request.sender or 'a sender without user id'} is no node: Done is theirs to say")
+        starter = self._node.running.get(request.job)
+        if starter is not None:
+            starter.give_way(request.node)
+        else:
+            self._node.note_done(request.job)
 
     async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
         starter = self._node.running.get(request.job)

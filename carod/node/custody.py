@@ -16,13 +16,14 @@ may be one of two copies if the connection was lost just then, but it need not w
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
 
-from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, Unroutable
+from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, TransportError, Unroutable
 from carod.config import Config
-from carod.control import Action, Answer, Asker, Request, job_key
+from carod.control import EVERYONE, Action, Answer, Asker, Request, job_key
 from carod.job import EXPIRES_AT, INCARNATION, ON_BEHALF, Job
 from carod.log import event
 
@@ -169,6 +170,17 @@ class Custody:
         await self._transport.publish(copy(delivery.message, job, **marks), Address("", f"{self._queue}.parked"))
         event(log, "job parked", job=job.id, wait=round(self._wait(job) - (waited or 0.0), 1))
         delivery.settle(Outcome.ACCEPTED)
+
+    async def announce(self, key: str, user: str | None) -> None:
+        """Tell all nodes that a job is done whose delivery was lost before it could be settled.
+
+        Should this node be away when the job comes again, another one knows. Not confirmed: it is one safety of two.
+        """
+        request = Request(Action.DONE, key, node=self._config.node_name, sender=user)
+        with contextlib.suppress(TransportError):
+            await self._transport.publish(
+                request.to_message(), Address(f"{self._queue}.control", EVERYONE), confirm=False
+            )
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         """Give a delivery to the node that has its job. Raises Unroutable."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import logging
 import marshal
@@ -92,6 +93,11 @@ class Journal:
         self._forget_result(job)
         if self._running.pop(job, None) is not None:
             self._append({"ended": job})
+
+    def done_within(self, seconds: float) -> list[str]:
+        """Keys of the jobs that were finished so recently."""
+        since = _now() - seconds
+        return list(itertools.takewhile(lambda key: self.done[key] >= since, reversed(self.done)))
 
     def is_done(self, key: str) -> bool:
         return key in self.done

@@ -44,6 +44,8 @@ from carod.starter.starter import End, Starter
 
 log = logging.getLogger("carod.node")
 BACKOFF_FIRST = 0.5
+ACKS_UNDER_WAY = 2.0
+"""Seconds before a broker was last heard of in which it may have missed what we said."""
 BUSY_PAUSE = 1.0
 """Seconds before a broker that could not do something is asked for it again."""
 
@@ -229,6 +231,8 @@ class Node:
         await self._listen()
         await self._reunion.compare_starts(list(self.running.values()))
         self._online.set()
+        if self._connections > 1:
+            await self._reunion.announce_done(time.monotonic() - self._offline_since + ACKS_UNDER_WAY)
         await self._credits.adjust()
         event(
             log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,
@@ -448,6 +452,9 @@ class Node:
     def is_done(self, key: str) -> bool:
         return self.journal.is_done(key)
 
+    def note_done(self, key: str) -> None:
+        self.journal.finished(key, key)
+
     def holds(self, key: str) -> bool:
         return self.journal.holds(key)
 
@@ -469,6 +476,9 @@ class Node:
         await self._adjust()
 
     # -- what starters need (`starter.Office`) -----------------------------------------------------------------
+
+    def announce(self, job: Job) -> None:
+        self._tasks.create_task(self._custody.announce(job.key, self._user))
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         await self._custody.hand_over(delivery, job, node)

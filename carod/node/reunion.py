@@ -67,6 +67,11 @@ class Reunion:
                 return
         starter.give_way(winner, unsent=True)
 
+    async def announce_done(self, seconds: float) -> None:
+        """Tell the others what was finished so recently that the broker may have missed its settlement."""
+        for key in self._journal.done_within(seconds):
+            await self._custody.announce(key, self._user)
+
     async def send_what_is_left(self, running: Container[str]) -> None:
         """Results that an earlier life of this node could not send, or did not see confirmed. Outlives connections."""
         await asyncio.gather(*(self._send_left(*left, running) for left in self._journal.unconfirmed()))
@@ -82,6 +87,7 @@ class Reunion:
             except Refused as error:
                 await self._post.bury(dataclasses.replace(message, reply_to=reply_to), str(error))
             self._journal.finished(job, key)
+            await self._custody.announce(key, self._user)
         self._journal.dispatched(key)
 
     async def _nobody_has(self, job: Job) -> bool:

@@ -40,6 +40,7 @@ from carod.starter.sandbox import NODE_FILES, Limits, SandboxError, collect, unp
 PR_SET_DUMPABLE, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 4, 15, 36  # linux/prctl.h
 FAILED_TO_CREATE_PROCESS, UNABLE_TO_OPEN_OUTPUT, UNABLE_TO_OPEN_INPUT = 6, 7, 8  # HTCondor's HoldReasonCode
 TRANSFER_OUTPUT_ERROR, TRANSFER_INPUT_ERROR, IWD_ERROR = 12, 13, 14
+MACHINE_AD = NODE_FILES[1]
 ROUNDS = 200
 """Times 50 ms that a killed process tree has to be gone; what is still there then waits for a device, or is root's."""
 LONGEST = 1e6
@@ -141,6 +142,8 @@ class Spawner:
         self.node, self.directory = node, directory
         self.cpu = [0.0, 0.0]
         self.max_rss = 0
+        self._machine_ad: tuple[str, tuple[int, int] | None] = ("", None)
+        """What `.machine.ad` holds, and its version: it stays from job to job, unless one has touched it."""
 
     def serve(self) -> None:
         """Run jobs until the node closes the channel."""
@@ -181,13 +184,11 @@ class Spawner:
             with archive:
                 own = None if os.path.isabs(spec["cmd"]) else spec["cmd"]
                 unpack(archive, directory, Limits(spec["max_size"], spec["max_files"]), own)
-        for name, text in zip(NODE_FILES, (spec["job_ad"], spec["machine_ad"]), strict=True):
-            path = f"{directory}/{name}"
-            if blob:
-                _remove(path)
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-            os.write(file, text.encode("utf-8", "surrogateescape"))
-            os.close(file)
+        job_ad, machine_ad = (f"{directory}/{name}" for name in NODE_FILES)
+        _write(job_ad, spec["job_ad"])
+        if self._machine_ad != (spec["machine_ad"], _version(machine_ad)):
+            _write(machine_ad, spec["machine_ad"])
+            self._machine_ad = (spec["machine_ad"], _version(machine_ad))
 
     def _spawn(self, spec: dict[str, Any]) -> int:
         directory, cmd = spec["directory"], spec["cmd"]
@@ -410,11 +411,31 @@ def _make_empty(directory: str) -> None:
     try:
         os.mkdir(directory, 0o700)
     except FileExistsError:
-        if stat.S_ISDIR(os.lstat(directory).st_mode) and not os.listdir(directory):
+        if stat.S_ISDIR(os.lstat(directory).st_mode) and os.listdir(directory) in ([], [MACHINE_AD]):
             os.chmod(directory, 0o700)
             return
         os.rename(directory, f"{directory}.{time.time_ns()}")  # a job left what its own user can't remove
         os.mkdir(directory, 0o700)
+
+
+def _write(path: str, text: str) -> None:
+    """A new file, whatever was there."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    except FileExistsError:  # an archive's, or what a job made of the last one
+        _remove(path)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+    os.write(file, text.encode("utf-8", "surrogateescape"))
+    os.close(file)
+
+
+def _version(path: str) -> tuple[int, int] | None:
+    """What changes when a file does: its inode and the time of that change, which only the kernel sets."""
+    try:
+        info = os.lstat(path)
+    except OSError:
+        return None
+    return info.st_ino, info.st_ctime_ns
 
 
 def _mend(directory: str) -> None:
@@ -438,7 +459,8 @@ def _clear(directory: str) -> None:
     _mend(directory)
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(directory)):
-            _remove(entry.path)
+            if entry.name != MACHINE_AD:
+                _remove(entry.path)
     with contextlib.suppress(OSError):
         for entry in list(os.scandir(os.path.dirname(directory))):
             if entry.path != directory:

@@ -132,6 +132,9 @@ class Office(Protocol):
     def renew(self, starter: Starter) -> Awaitable[None]:
         """Trade a running job's delivery for a fresh one."""
 
+    def announce(self, job: Job) -> None:
+        """Tell the other nodes that a job is done whose delivery could not be settled."""
+
     def let_go(self, starter: Starter) -> None:
         """From here on the job may come again, from anywhere."""
 
@@ -374,6 +377,7 @@ class Starter:
             self.delivery.settle(Outcome.ACCEPTED)
         except ConnectionLost:
             self._log("is settled when the broker brings it again", level=logging.WARNING)
+            self.office.announce(self.job)
 
     def adopt(self, delivery: Delivery) -> None:
         """Take a redelivery in the place of the delivery whose connection is gone."""

@@ -73,7 +73,7 @@ def files(directory: Path) -> Callable[..., JobFiles]:
         env = {"PATH": "/usr/bin:/bin"}
         return JobFiles(
             spawner.job_directory, "/bin/sh", ["-c", script], env, "", os.devnull, "out", "err", None,
-            "", "", 1 << 20, 100, 1 << 20,
+            "Job = 1\n", "Machine = 1\n", 1 << 20, 100, 1 << 20,
         )  # fmt: skip
 
     return make

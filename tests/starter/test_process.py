@@ -107,3 +107,11 @@ async def test_the_next_job_finds_its_directory_empty(spawn: Callable, files: Ca
     assert (await spawner.run(files(spawner, script), b"").ended).status == 0
     ended = await spawner.run(files(spawner, "ls -A"), b"").ended
     assert read(ended).split() == [".job.ad", ".machine.ad", "err", "out"]
+
+
+async def test_a_job_that_changes_its_machine_ad_changes_only_its_own(spawn: Callable, files: Callable) -> None:
+    spawner = await spawn()
+    for script in ("echo changed >> .machine.ad", "rm .machine.ad; mkdir -p .machine.ad/x", "ln -sf /etc .machine.ad"):
+        await spawner.run(files(spawner, script), b"").ended
+        ended = await spawner.run(files(spawner, "cat .machine.ad"), b"").ended
+        assert read(ended) == "Machine = 1\n"
