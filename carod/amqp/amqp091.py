@@ -115,8 +115,8 @@ class Amqp091Transport:
         try:
             async with asyncio.timeout(end.connect_timeout):
                 await connection.connect()
-        except (AMQPError, OSError, EOFError, TimeoutError) as error:
-            raise self._why_not(error) from None
+        except (AMQPError, OSError, EOFError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
+            raise self._why_not(error) from None  # aiormq's words for an early end differ with the moment
         self._connection, self._writer, self._switch = connection, sockets.writer, sockets.switch
         self.lanes = lanes
         self._unsent.clear()
@@ -134,6 +134,8 @@ class Amqp091Transport:
         if isinstance(error, InvalidFrameError) and "Connection.Close" in text:  # in answer to connection.open
             vhost = self.endpoint.vhost
             return Refused(f"{where} refused the connection: there is no vhost {vhost!r}, or the user may not use it")
+        if "CONNECTION_FORCED" in text or "INTERNAL_ERROR" in text:  # it is going down, or not up yet
+            return ConnectionLost(f"{where}: {text}")
         if any(word in name for word in ("Authentication", "NotAllowed", "ConnectionClosed")):
             return Refused(f"{where} refused the connection: {text}; check user, password and vhost")
         if isinstance(error, TimeoutError):

@@ -240,7 +240,7 @@ class Grid:
             with contextlib.suppress(ProcessLookupError):
                 node.send(signal.SIGCONT)
             node.stop()
-            print(f"-- log of {node.name}", *node.lines[-300:], sep="\n")  # shown if the test failed
+            print(f"-- log of {node.name}", *node.lines, sep="\n")  # shown if the test failed
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
