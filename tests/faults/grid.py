@@ -112,9 +112,10 @@ class Client:
             with contextlib.suppress(aiormq.exceptions.AMQPError, OSError, asyncio.InvalidStateError):
                 self._connection = await aiormq.connect(self.url)
                 try:
+                    for name in (self.queue, self.reply_to):
+                        with contextlib.suppress(aiormq.exceptions.ChannelPreconditionFailed):  # a quorum queue
+                            await (await self._connection.channel()).queue_declare(name, durable=True)
                     channel = await self._connection.channel()
-                    await channel.queue_declare(self.queue, durable=True)
-                    await channel.queue_declare(self.reply_to, durable=True)
                     await channel.basic_consume(self.reply_to, self._take)
                     ready.set()
                     await asyncio.shield(self._connection.closing)
