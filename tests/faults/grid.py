@@ -156,12 +156,22 @@ class Grid:
     def client(self, url: str = "") -> Client:
         return Client(url or self.broker.url, self.queue)
 
-    def start(self, name: str, slots: int = 4, *, url: str = "", ready: bool = True, **environ: Any) -> Node:
-        """A node by that name; knobs as keywords. Waits until it is `ready`."""
+    def start(
+        self,
+        name: str,
+        slots: int = 4,
+        *,
+        url: str = "",
+        ready: bool = True,
+        variables: dict[str, str] | None = None,
+        **environ: Any,
+    ) -> Node:
+        """A node by that name; knobs as keywords, other environment as `variables`. Waits until it is `ready`."""
         knobs = {"ADOPTION_WAIT": 2, "RECONNECT_DELAY_MAX": 1, "EXECUTE": self.execute, **environ}
+        settings = {f"_CAROD_{key}": str(value) for key, value in knobs.items()}
         node = Node(
             "--broker", url or self.broker.url, "--queue", self.queue, "--name", name, "--slots", str(slots),
-            "--log-format", "json", environ={f"_CAROD_{key}": str(value) for key, value in knobs.items()},
+            "--log-format", "json", environ={**(variables or {}), **settings},
         )  # fmt: skip
         node.name = name  # type: ignore[attr-defined]
         self.nodes.append(node)
