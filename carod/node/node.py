@@ -216,6 +216,8 @@ class Node:
             self._asker.lost()
             self._own = None
             await self.transport.close()  # what is left of it, or its consumers would go on
+            if self.running:  # they are started elsewhere if we are not back before ADOPTION_WAIT is over
+                delay = min(delay, max(BACKOFF_FIRST, self.config.adoption_wait / 3))
             pause = random.uniform(delay / 2, delay)
             event(log, "broker away", logging.WARNING, reason=why, retry_in=f"{pause:.1f}s")
             await asyncio.sleep(pause)

@@ -28,10 +28,16 @@ def new_grid() -> Iterator[Callable[..., Grid]]:
 
         def make(broker: PrivateRabbitMQ, queue: str, **options: Any) -> Grid:
             grid = Grid(broker, queue, **options)
-            stack.callback(grid.close)
+            stack.callback(_close, grid)
             return grid
 
         yield make
+
+
+def _close(grid: Grid) -> None:
+    grid.close()
+    for node in grid.nodes:  # shown if the test failed
+        print(f"-- log of process {node.pid}:", *node.lines, sep="\n")
 
 
 @pytest.fixture

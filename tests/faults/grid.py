@@ -8,7 +8,6 @@ import os
 import re
 import secrets
 import shutil
-import signal
 import tempfile
 import time
 import uuid
@@ -173,7 +172,6 @@ class Grid:
             "--broker", url or self.broker.url, "--queue", self.queue, "--name", name, "--slots", str(slots),
             "--log-format", "json", environ={**(variables or {}), **settings},
         )  # fmt: skip
-        node.name = name  # type: ignore[attr-defined]
         self.nodes.append(node)
         if ready:
             node.wait_for("ready")
@@ -248,10 +246,7 @@ class Grid:
 
     def close(self) -> None:
         for node in self.nodes:
-            with contextlib.suppress(ProcessLookupError):
-                node.send(signal.SIGCONT)
             node.stop()
-            print(f"-- log of {node.name}", *node.lines, sep="\n")  # shown if the test failed
         shutil.rmtree(self.directory, ignore_errors=True)
 
 

@@ -24,7 +24,7 @@ ADOPTION_WAIT = 6
 
 async def test_no_job_is_lost_or_answered_twice_in_a_storm_of_faults(grid: Grid) -> None:
     """A sample of what the soak does with ten thousand jobs."""
-    await storm(grid, 1500)
+    await storm(grid, 1000)
 
 
 @pytest.mark.soak
