@@ -11,11 +11,16 @@ import io
 import os
 import stat
 import tarfile
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any, BinaryIO
+
+# Zip's encoding of names that are not UTF-8. Here, as everything is that a spawner may ever import: later it is the
+# jobs' user, who may not be allowed to read Python's library.
+codecs.lookup("cp437")
 
 NODE_FILES = (".job.ad", ".machine.ad")
 """Written by the node into each job's directory, and not returned."""
@@ -301,9 +306,10 @@ def _nameless_file(directory: str) -> BinaryIO:
     try:
         return open(os.open(directory, os.O_TMPFILE | os.O_RDWR, 0o600), "w+b")
     except OSError:  # not every file system has O_TMPFILE
-        import tempfile
-
-        return tempfile.TemporaryFile(dir=directory)
+        path = f"{directory}/result.{time.time_ns()}"
+        file = open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600), "w+b")
+        os.unlink(path)
+        return file
 
 
 def _walk(top: str, prefix: str, root: str, refused: list[str]) -> Iterator[_Entry]:
@@ -429,8 +435,6 @@ def _incompressible(content: IO[bytes]) -> bool:
 
 
 def _zip_info(entry: _Entry) -> zipfile.ZipInfo:
-    import time
-
     when = time.localtime(entry.info.st_mtime)[:6]
     name = entry.name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     info = zipfile.ZipInfo(name, when if 1980 <= when[0] <= 2107 else (1980, 1, 1, 0, 0, 0))
