@@ -6,6 +6,7 @@ more than it must, for every slot has a spawner in memory.
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import os
