@@ -50,6 +50,7 @@ class Launch:
     stderr: str
     outputs: list[str] | None
     user: str
+    cpus: int | None
     memory: int | None
     duration: float | None
     lease: float | None
@@ -82,6 +83,7 @@ def read_launch(job: Job, slot: ClassAd, config: Config) -> Launch:
         stderr=reader.text("Err") or DEFAULT_ERR,
         outputs=reader.names("TransferOutput"),
         user=_user(reader, config),
+        cpus=reader.integer("RequestCpus", None),
         memory=reader.integer("RequestMemory", None),
         duration=reader.number("AllowedExecuteDuration", None),
         lease=reader.number("JobLeaseDuration", None),

@@ -33,7 +33,7 @@ class SpawnerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JobFiles:
-    """What a spawner needs to start one job; `None` outputs are everything. Sizes in bytes."""
+    """What a spawner needs to start one job; `None` outputs are everything, `None` cpus all of them. Sizes in bytes."""
 
     directory: str
     cmd: str
@@ -43,6 +43,7 @@ class JobFiles:
     stdin: str
     stdout: str
     stderr: str
+    cpus: list[int] | None
     outputs: list[str] | None
     job_ad: str
     machine_ad: str
@@ -53,7 +54,7 @@ class JobFiles:
     def frame(self) -> dict[str, Any]:
         return {
             "directory": self.directory, "cmd": self.cmd, "args": self.args, "env": self.env, "iwd": self.iwd,
-            "in": self.stdin, "out": self.stdout, "err": self.stderr, "outputs": self.outputs,
+            "in": self.stdin, "out": self.stdout, "err": self.stderr, "cpus": self.cpus, "outputs": self.outputs,
             "job_ad": self.job_ad, "machine_ad": self.machine_ad,
             "max_size": self.max_size, "max_files": self.max_files, "max_result": self.max_result,
         }  # fmt: skip

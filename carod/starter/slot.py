@@ -80,6 +80,12 @@ class Slot:
             shown = self._shown[self.state] = (wire_headers(self.ad), self.ad.to_text())
         return shown
 
+    def cpus(self, count: int) -> list[int]:
+        """The CPUs, by the kernel's numbers, for a job that asks for so many: slots begin at different ones."""
+        usable = sorted(os.sched_getaffinity(0))
+        first = (int(_number(self.ad["SlotID"])) - 1) * int(_number(self.ad["Cpus"]))
+        return [usable[(first + index) % len(usable)] for index in range(min(count, len(usable)))]
+
     def refusal(self, job: ClassAd) -> str:
         """Why this slot does not take a job, empty if it does."""
         for request, offer, unit in (

@@ -201,7 +201,10 @@ class Spawner:
         except OSError as error:
             raise JobFailure(f"Iwd: {iwd!r}: {error.strerror} on this node", IWD_ERROR) from None
         files = _standard_files(spec)
+        usable = os.sched_getaffinity(0) if spec["cpus"] else None
         try:
+            if usable is not None:  # inherited by the job; its spawner takes them back
+                os.sched_setaffinity(0, spec["cpus"])
             return os.posix_spawn(
                 program, [cmd, *spec["args"]], spec["env"], setsid=True, setsigmask=(), setsigdef=DEFAULT_SIGNALS,
                 file_actions=[(os.POSIX_SPAWN_DUP2, file, target) for target, file in enumerate(files)],
@@ -209,6 +212,8 @@ class Spawner:
         except (OSError, ValueError) as error:
             raise JobFailure(_why_not(program, cmd, error), FAILED_TO_CREATE_PROCESS) from None
         finally:
+            if usable is not None:
+                os.sched_setaffinity(0, usable)
             for file in set(files):
                 os.close(file)
 

@@ -243,7 +243,8 @@ class Starter:
         }
         return JobFiles(
             directory, launch.cmd, launch.args, env, launch.iwd, launch.stdin, launch.stdout, launch.stderr,
-            launch.outputs, self.job.ad.to_text(), self.slot.text,
+            self.slot.cpus(launch.cpus) if launch.cpus else None, launch.outputs,
+            self.job.ad.to_text(), self.slot.text,
             config.max_unpacked_size, config.max_unpacked_files, config.max_result_size,
         )  # fmt: skip
 

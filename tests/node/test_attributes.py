@@ -482,3 +482,9 @@ async def test_a_jobs_directory_is_empty_when_the_next_job_comes(client: Client,
     for _ in range(3):
         reply = await client.shell("ls -A; mkdir -p a/b; echo x >a/b/c; chmod 0 a/b; touch f")
         assert reply.out.split() == [".job.ad", ".machine.ad", "_condor_stderr", "_condor_stdout"]
+
+
+async def test_a_job_is_bound_to_the_cpus_it_requests(client: Client) -> None:
+    bound = await client.run({"Cmd": "/usr/bin/nproc", "RequestCpus": 1})
+    free = await client.run({"Cmd": "/usr/bin/nproc"})
+    assert (bound.out, free.out) == ("1\n", f"{len(os.sched_getaffinity(0))}\n")

@@ -72,7 +72,7 @@ def files(directory: Path) -> Callable[..., JobFiles]:
     def make(spawner: Spawner, script: str) -> JobFiles:
         env = {"PATH": "/usr/bin:/bin"}
         return JobFiles(
-            spawner.job_directory, "/bin/sh", ["-c", script], env, "", os.devnull, "out", "err", None,
+            spawner.job_directory, "/bin/sh", ["-c", script], env, "", os.devnull, "out", "err", None, None,
             "Job = 1\n", "Machine = 1\n", 1 << 20, 100, 1 << 20,
         )  # fmt: skip
 

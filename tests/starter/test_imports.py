@@ -45,7 +45,7 @@ with tempfile.TemporaryDirectory() as top:
     slot = spawner.Spawner(theirs, top)
     for cmd in ("/bin/true", "/no/such"):
         slot._run({"directory": f"{top}/job", "cmd": cmd, "args": [], "env": {}, "iwd": "", "in": "/dev/null",
-                   "out": "o", "err": "e", "outputs": None, "job_ad": "A = 1", "machine_ad": "B = 1",
+                   "out": "o", "err": "e", "cpus": None, "outputs": None, "job_ad": "A = 1", "machine_ad": "B = 1",
                    "max_size": 1, "max_files": 1, "max_result": 9999}, b"")
 print(*sorted(set(sys.modules) - known - set(sys.builtin_module_names)))
 """
