@@ -343,7 +343,8 @@ class Starter:
             await self._requeue()
         else:
             office.journal.finished(job.id, job.key)
-            self._settle()
+            if not self._settle():
+                office.announce(job)
         return True
 
     def _still_ours(self) -> bool:
@@ -362,7 +363,9 @@ class Starter:
             with contextlib.suppress(ConnectionLost):
                 self.delivery.settle(Outcome.RELEASED)
             return
-        self._settle()
+        with contextlib.suppress(ConnectionLost):  # then it comes again, too, as one of two copies; it is not done
+            if not self.delivery.settled:
+                self.delivery.settle(Outcome.ACCEPTED)
 
     async def _deliver_less(self, message: Message) -> None:
         try:
@@ -370,15 +373,16 @@ class Starter:
         except (TooLarge, Refused) as error:  # not even this: the address itself can't be one
             await self.office.post.bury(message, f"reply_to {self.job.reply_to[:200]!r}: {error}")
 
-    def _settle(self) -> None:
-        """Settle the delivery; one whose connection is gone comes again, and is then known to be done."""
+    def _settle(self) -> bool:
+        """Settle the delivery. False if its connection is gone: then it comes again."""
         if self.delivery.settled:
-            return  # renewed a moment ago: the fresh one is on its way, and finds the job done
+            return True  # renewed a moment ago: the fresh one is on its way, and finds the job done
         try:
             self.delivery.settle(Outcome.ACCEPTED)
         except ConnectionLost:
             self._log("is settled when the broker brings it again", level=logging.WARNING)
-            self.office.announce(self.job)
+            return False
+        return True
 
     def adopt(self, delivery: Delivery) -> None:
         """Take a redelivery in the place of the delivery whose connection is gone."""
