@@ -9,7 +9,8 @@ import signal
 import psutil
 import pytest
 
-from tests.faults.grid import Grid
+from tests.faults.grid import Client, Grid
+from tests.faults.proxy import Proxy
 
 
 async def test_a_busy_node_told_to_stop_lets_its_jobs_end(grid: Grid) -> None:
@@ -49,6 +50,30 @@ async def test_jobs_that_do_not_end_in_time_move_to_another_node(grid: Grid) -> 
         assert all(any(reply.status == 1 for reply in client.replies[job]) for job in jobs), "its owner was told"
 
 
+async def test_jobs_of_a_node_that_stops_while_its_broker_is_away_move_when_it_is_back(grid: Grid) -> None:
+    """Their deliveries are the broker's again by then, and they are handed back, too: two of each, for one run."""
+    async with Proxy(grid.broker.url) as network, grid.client() as client:
+        node = await asyncio.to_thread(grid.start, "leaving", 4, url=network.url)
+        jobs = await client.submit_all(
+            grid.job(f"if [ -e {grid.marks}/go ]; then exit; fi; sleep 600") for _ in range(4)
+        )
+        await grid.started(jobs)
+        (grid.marks / "go").touch()
+        network.stall()
+        network.cut()
+        await node.seen("broker away")
+        node.send(signal.SIGQUIT)
+        await node.seen("job evicted", 4)
+        await asyncio.to_thread(grid.start, "next", 4)
+        network.flow()
+        assert await node.ended() == 0
+        await client.all_final(jobs)
+        await grid.settled()
+        assert [len(client.finals[job]) for job in jobs] == [1] * 4
+        assert {client.final(job).status for job in jobs} == {4}
+        assert {grid.starts()[job] for job in jobs} == {2}
+
+
 async def test_nodes_that_come_and_go_leave_nothing_behind(grid: Grid) -> None:
     """A sample of what the soak does two hundred times."""
     await come_and_go(grid, 20)
@@ -63,21 +88,21 @@ async def come_and_go(grid: Grid, cycles: int) -> None:
     """Start and stop nodes, five names side by side, each with a job in hand; nothing may grow with their number."""
     names = [f"tide{number}" for number in range(5)]
     async with grid.client() as client:
-        await tide(grid, client, names, 1)
+        await tide(grid, client, names)
         before = await left_behind(grid)
         for _ in range(cycles // len(names)):
-            await tide(grid, client, names, 1)
+            await tide(grid, client, names)
         assert await left_behind(grid) == before
 
 
-async def tide(grid: Grid, client: object, names: list[str], jobs: int) -> None:
+async def tide(grid: Grid, client: Client, names: list[str]) -> None:
     nodes = await asyncio.gather(*(asyncio.to_thread(grid.start, name, 1) for name in names))
-    ids = await client.submit_all(grid.job("sleep 0.3") for _ in names)  # type: ignore[attr-defined]
+    ids = await client.submit_all(grid.job("sleep 0.3") for _ in names)
     await grid.started(ids)
     for node in nodes:
         node.send(signal.SIGTERM)
     assert [await node.ended() for node in nodes] == [0] * len(nodes)
-    await client.all_final(ids)  # type: ignore[attr-defined]
+    await client.all_final(ids)
 
 
 async def left_behind(grid: Grid) -> dict[str, object]:

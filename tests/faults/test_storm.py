@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine
 
 import pytest
 
-from tests.faults.grid import Grid, kill
+from tests.faults.grid import Client, Grid, kill
 from tests.faults.proxy import Proxy
 from tests.node.conftest import Node
 
@@ -129,8 +129,8 @@ class Weather:
         """No further faults; `blow` returns when those that blow are over."""
         self._over.set()
 
-    def report(self, client: object, ids: list[str]) -> dict[str, object]:
-        finals, starts = client.finals, self._grid.starts()  # type: ignore[attr-defined]
+    def report(self, client: Client, ids: list[str]) -> dict[str, object]:
+        finals, starts = client.finals, self._grid.starts()
         again = [job for job in ids if starts[job] > 1]
         started_by_dead = Counter(event["job"] for node in self._dead for event in node.events("job running"))
         return {
@@ -138,7 +138,7 @@ class Weather:
             "faults": dict(self.blown),
             "lost": sum(not finals[job] for job in ids),
             "answered twice": sum(len(finals[job]) > 1 for job in ids),
-            "final replies that came twice (the same message)": client.repeated,  # type: ignore[attr-defined]
+            "final replies that came twice (the same message)": client.repeated,
             "started again": len(again),
             "started again without a node's death": [job for job in again if starts[job] > started_by_dead[job] + 1],
             "wrongly counted": [
