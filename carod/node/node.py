@@ -337,6 +337,8 @@ class Node:
         known = self.running.get(job.id)
         if known is not None and may_run:
             self._adopt(known, delivery)
+        elif may_run and self.journal.is_done(job.key):  # we were told while we asked
+            self._settle(delivery)
         elif may_run:
             self._offer(delivery, job)
         await self._adjust()

@@ -53,7 +53,7 @@ async def test_jobs_that_do_not_end_in_time_move_to_another_node(grid: Grid) -> 
 async def test_jobs_of_a_node_that_stops_while_its_broker_is_away_move_when_it_is_back(grid: Grid) -> None:
     """Their deliveries are the broker's again by then, and they are handed back, too: two of each, for one run."""
     async with Proxy(grid.broker.url) as network, grid.client() as client:
-        node = await asyncio.to_thread(grid.start, "leaving", 4, url=network.url)
+        node = await asyncio.to_thread(grid.start, "leaving", 4, url=network.url, ADOPTION_WAIT=6)
         jobs = await client.submit_all(
             grid.job(f"if [ -e {grid.marks}/go ]; then exit; fi; sleep 600") for _ in range(4)
         )
@@ -64,7 +64,8 @@ async def test_jobs_of_a_node_that_stops_while_its_broker_is_away_move_when_it_i
         await node.seen("broker away")
         node.send(signal.SIGQUIT)
         await node.seen("job evicted", 4)
-        await asyncio.to_thread(grid.start, "next", 4)
+        following = await asyncio.to_thread(grid.start, "next", 4, ADOPTION_WAIT=6)
+        await following.seen("job parked", 4)
         network.flow()
         assert await node.ended() == 0
         await client.all_final(jobs)
