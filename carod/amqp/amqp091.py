@@ -7,6 +7,8 @@ settlements, which are nearly all that goes over the wire, take a shorter way: `
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import logging
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
@@ -291,6 +293,9 @@ class Amqp091Transport:
     # -- publishing --------------------------------------------------------------------------------------------
 
     async def publish(self, message: Message, to: Address, *, confirm: bool = True) -> None:
+        if message.value is not None:
+            body = json.dumps(message.value, default=str).encode()
+            message = dataclasses.replace(message, body=body, value=None, content_type="application/json")
         body = message.body
         size = len(body) if isinstance(body, bytes) else body.seek(0, 2)
         if size > LARGE_BODY:

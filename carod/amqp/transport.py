@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 HeaderValue: TypeAlias = "None | bool | int | float | str | bytes | list[HeaderValue] | dict[str, HeaderValue]"
 """A header's value. Timestamps are integers, seconds since the epoch; text that is not UTF-8 stays bytes."""
@@ -51,7 +51,8 @@ class Message:
 
     `expiration` is in seconds from publication, `timestamp` in seconds since the epoch, `durable` is 0-9-1's
     delivery mode 2. Properties that are None are not on the wire. `malformed` says what could not be decoded
-    in a received message: then `body` is all that can be trusted.
+    in a received message: then `body` is all that can be trusted. `value` is a body that is no bytes but a map or
+    a list: AMQP 1.0's AmqpValue, sent as JSON where the protocol has none.
     """
 
     body: Body = b""
@@ -67,6 +68,7 @@ class Message:
     type: str | None = None
     timestamp: int | None = None
     malformed: str = ""
+    value: list[Any] | dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
