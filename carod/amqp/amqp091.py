@@ -294,8 +294,8 @@ class Amqp091Transport:
 
     async def publish(self, message: Message, to: Address, *, confirm: bool = True) -> None:
         if message.value is not None:
-            body = json.dumps(message.value, default=str).encode()
-            message = dataclasses.replace(message, body=body, value=None, content_type="application/json")
+            text = json.dumps(message.value, default=str).encode()
+            message = dataclasses.replace(message, body=text, value=None, content_type="application/json")
         body = message.body
         size = len(body) if isinstance(body, bytes) else body.seek(0, 2)
         if size > LARGE_BODY:
