@@ -13,6 +13,7 @@ from carod.config import Config
 from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
 from carod.job import NODE_ATTRIBUTES, wire_headers
 from carod.log import event
+from carod.node.custody import DECIDING
 from carod.starter.slot import Slot
 from carod.starter.starter import End, Starter
 
@@ -35,6 +36,7 @@ class Governed(Protocol):
     def draining(self) -> bool: ...
     def is_done(self, key: str) -> bool: ...
     def holds(self, key: str) -> bool: ...
+    def is_deciding(self, key: str) -> bool: ...
     def note_done(self, key: str) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
     async def drain(self) -> None: ...
@@ -106,17 +108,20 @@ class Control:
             return answer(message, self._name, headers={"State": "done"})
         if self._node.holds(request.name or request.job):  # an earlier life's result, on its way: it was first
             return answer(message, self._name, headers={"State": "running", "JobStartDate": 0.0})
+        if request.value and self._node.is_deciding(request.name or request.job):
+            return answer(message, self._name, headers={"State": DECIDING})
         return None
 
     def _note_done(self, request: Request) -> None:
         """Another node has answered a job that may come again; only a node's word counts, and nodes share a user."""
         if request.sender != self._user:
             raise BadRequest(f"{request.sender or 'a sender without user id'} is no node: Done is theirs to say")
+        key = request.name or request.job
         starter = self._node.running.get(request.job)
-        if starter is not None:
-            starter.give_way(request.node)
+        if starter is None or starter.job.key != key:  # held, and released since: that was another life of the job
+            self._node.note_done(key)
         else:
-            self._node.note_done(request.job)
+            starter.give_way(request.node)
 
     async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
         starter = self._node.running.get(request.job)

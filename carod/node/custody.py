@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, TransportError, Unroutable
@@ -34,6 +35,8 @@ LAST_ASK = 1.0
 """The same when silence means that the job is started again: a busy node may take its time."""
 PARKED_FOR, HANDED_OVER, REQUEUED = "x-carod-parked-for", "x-carod-handed-over", "x-carod-requeued"
 """Marks of a job that a node published anew: seconds it was parked; which node it comes from; that it is nobody's."""
+DECIDING = "deciding"
+"""State of a job that a node is about to run if nobody has it; `running` and `done` are the others."""
 MARGIN = 0.5
 """Seconds by which a job may have been parked for less: rounding, and other nodes' ADOPTION_WAIT."""
 NODE_QUEUE_EXPIRES = 86_400.0
@@ -112,27 +115,40 @@ class Custody:
     def __init__(self, transport: Transport, config: Config, asker: Asker) -> None:
         self._transport, self._config, self._asker = transport, config, asker
         self._queue = config.carod_broker_queue
+        self._deciding: Counter[str] = Counter()
 
-    async def who_has(self, job: Job, patience: float = ASK) -> Answer | None:
+    async def who_has(self, job: Job, patience: float = ASK, *, deciding: bool = False) -> Answer | None:
         """The node that runs a job or has done it; None if none of those connected does.
 
-        Raises ConnectionLost if the question did not come back to us: then silence says nothing.
+        When we are `deciding` to run it, also one that is deciding the same. Raises ConnectionLost if the question did
+        not come back to us: then silence says nothing.
         """
-        request = Request(Action.WHO_HAS, job.id, name=job.key, node=self._config.node_name)
-        answers = await self._asker.ask(request, job_key(job.id), patience, echoed=True)
+        request = Request(Action.WHO_HAS, job.id, name=job.key, value=deciding or None, node=self._config.node_name)
+        self._deciding[job.key] += deciding
+        try:
+            answers = await self._asker.ask(request, job_key(job.id), patience, echoed=True)
+        finally:
+            self._deciding -= Counter({job.key: int(deciding)})
         return answers[0] if answers else None
+
+    def is_deciding(self, key: str) -> bool:
+        """Whether we are about to run this job if nobody has it."""
+        return self._deciding[key] > 0
 
     async def may_run(self, delivery: Delivery, job: Job) -> bool:
         """Whether a second delivery is to be run here; if not, it is in the right hands and settled."""
         waited = self._waited(delivery)
         free = waited is not None and waited >= self._wait(job) - MARGIN
         requeued = REQUEUED in delivery.message.headers and not came_back(delivery)
-        owner = await self.who_has(job, LAST_ASK if free else ASK)
+        owner = await self.who_has(job, LAST_ASK if free else ASK, deciding=free or requeued)
         if owner is not None:
             state = str(owner.headers.get("State", ""))
             event(log, "job has an owner", job=job.id, owner=owner.node, state=state)
             if state == "done":
                 delivery.settle(Outcome.ACCEPTED)
+                return False
+            if state == DECIDING:  # there are two of it; who asks later waits to see what becomes of the other
+                await self._park(delivery, job, waited, 0.0)
                 return False
             try:
                 await self.hand_over(delivery, job, owner.node)
@@ -165,8 +181,11 @@ class Custody:
 
         Whoever lost it had most likely started it: the first to park it counts that start.
         """
-        starts = job.starts + (1 if waited is None else 0)
+        requeued = REQUEUED in delivery.message.headers and not came_back(delivery)
+        starts = job.starts + (1 if waited is None and not requeued else 0)
         marks: dict[str, HeaderValue] = {PARKED_FOR: (waited or 0.0) + wait, "NumJobStarts": starts}
+        if requeued:
+            marks[REQUEUED] = True
         await self._transport.publish(copy(delivery.message, job, **marks), Address("", f"{self._queue}.parked"))
         event(log, "job parked", job=job.id, wait=round(self._wait(job) - (waited or 0.0), 1))
         delivery.settle(Outcome.ACCEPTED)
@@ -176,7 +195,7 @@ class Custody:
 
         Should this node be away when the job comes again, another one knows. Not confirmed: it is one safety of two.
         """
-        request = Request(Action.DONE, key, node=self._config.node_name, sender=user)
+        request = Request(Action.DONE, key, name=key, node=self._config.node_name, sender=user)
         with contextlib.suppress(TransportError):
             await self._transport.publish(
                 request.to_message(), Address(f"{self._queue}.control", EVERYONE), confirm=False
@@ -185,7 +204,8 @@ class Custody:
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         """Give a delivery to the node that has its job. Raises Unroutable."""
         marks: dict[str, HeaderValue] = {HANDED_OVER: self._config.node_name}
-        if self._waited(delivery) is not None:  # its node is there: it was no start that was counted at parking
+        parked = self._waited(delivery) is not None and REQUEUED not in delivery.message.headers
+        if parked:  # its node is there: it was no start that was counted at parking
             marks["NumJobStarts"] = max(0, job.starts - 1)
         await self._transport.publish(copy(delivery.message, job, **marks), self._node_address(node))
         if not delivery.settled:

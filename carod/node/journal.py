@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import itertools
 import json
 import logging
 import marshal
@@ -20,7 +19,7 @@ import os
 import signal
 import time
 import zlib
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -34,6 +33,8 @@ log = logging.getLogger("carod.journal")
 DONE_SECONDS = 3600.0
 """How long a finished job is remembered. Its delivery comes back, if ever, when a connection has been given up."""
 DONE_COUNT = 100_000
+LAST_DONE = 1000
+"""Jobs of our own that are remembered in their order."""
 COMPACT_BYTES = 16 << 20
 COPY = 1 << 20
 INLINE = 1 << 18
@@ -60,6 +61,7 @@ class Journal:
     def __init__(self, path: str) -> None:
         self._path, self._results = path, f"{path}.results"
         self.done: OrderedDict[str, float] = OrderedDict()
+        self._own_done: deque[str] = deque(maxlen=LAST_DONE)
         self._running: dict[str, Started] = {}
         self._load()
         self.left_running = list(self._running.values())
@@ -85,6 +87,7 @@ class Journal:
         self._running.pop(job, None)
         now = _now()
         self._remember(key, now)
+        self._own_done.append(key)
         self._append({"done": job, "key": key, "at": int(now)})
         self._forget_result(job)
 
@@ -94,10 +97,16 @@ class Journal:
         if self._running.pop(job, None) is not None:
             self._append({"ended": job})
 
-    def done_within(self, seconds: float) -> list[str]:
-        """Keys of the jobs that were finished so recently."""
-        since = _now() - seconds
-        return list(itertools.takewhile(lambda key: self.done[key] >= since, reversed(self.done)))
+    def told(self, key: str) -> None:
+        """Another node says that a job is done."""
+        if key not in self.done:
+            now = _now()
+            self._remember(key, now)
+            self._append({"done": key, "key": key, "at": int(now), "told": True})
+
+    def last_done(self, count: int) -> list[str]:
+        """Keys of the jobs that were finished here last."""
+        return list(self._own_done)[-count:]
 
     def is_done(self, key: str) -> bool:
         return key in self.done
@@ -218,10 +227,16 @@ class Journal:
                     else:
                         self._running.pop(entry["done"], None)
                         self._remember(entry["key"], float(entry["at"]))
+                        if not entry.get("told"):
+                            self._own_done.append(entry["key"])
 
     def _compact(self) -> BinaryIO:
         """Write what still counts to a new file, and go on there."""
-        lines: list[dict[str, Any]] = [{"done": key, "key": key, "at": int(when)} for key, when in self.done.items()]
+        own = set(self._own_done)
+        lines: list[dict[str, Any]] = [
+            {"done": key, "key": key, "at": int(when), **({} if key in own else {"told": True})}
+            for key, when in self.done.items()
+        ]
         lines += [{"started": item.job, "pid": item.pid, "ticks": item.started} for item in self._running.values()]
         with open(f"{self._path}.new", "wb") as file:
             file.writelines(json.dumps(line).encode() + b"\n" for line in lines)

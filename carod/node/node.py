@@ -44,8 +44,8 @@ from carod.starter.starter import End, Starter
 
 log = logging.getLogger("carod.node")
 BACKOFF_FIRST = 0.5
-ACKS_UNDER_WAY = 2.0
-"""Seconds before a broker was last heard of in which it may have missed what we said."""
+ACKS_UNDER_WAY = 16
+"""Jobs of a slot that were done and settled last, of which a broker may have missed that when its connection broke."""
 BUSY_PAUSE = 1.0
 """Seconds before a broker that could not do something is asked for it again."""
 
@@ -233,8 +233,7 @@ class Node:
         await self._listen()
         await self._reunion.compare_starts(list(self.running.values()))
         self._online.set()
-        if self._connections > 1:
-            await self._reunion.announce_done(time.monotonic() - self._offline_since + ACKS_UNDER_WAY)
+        await self._reunion.announce_done(ACKS_UNDER_WAY * len(self.slots))
         await self._credits.adjust()
         event(
             log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,
@@ -363,16 +362,16 @@ class Node:
             refusal = "" if job.problem else slot.refusal(job.ad)
             if not refusal:
                 self._free.remove(slot)
-                self._tasks.create_task(self._run(slot, delivery, job))
+                starter = self.running[job.id] = Starter(self, slot, delivery, job)
+                self._tasks.create_task(self._run(starter))
                 return
         if self._free and not self._stopping.is_set():
             self._tasks.create_task(self._refuse(delivery, job, refusal))
         else:  # it came while the last slot was taken, or while we stop
             self._tasks.create_task(self._hand_back(delivery, job))
 
-    async def _run(self, slot: Slot, delivery: Delivery, job: Job) -> None:
-        starter = Starter(self, slot, delivery, job)
-        self.running[job.id] = starter
+    async def _run(self, starter: Starter) -> None:
+        job, slot = starter.job, starter.slot
         try:
             await starter.run()
         except Exception:  # a defect here must not take the other jobs with it
@@ -456,8 +455,11 @@ class Node:
     def is_done(self, key: str) -> bool:
         return self.journal.is_done(key)
 
+    def is_deciding(self, key: str) -> bool:
+        return self._custody.is_deciding(key)
+
     def note_done(self, key: str) -> None:
-        self.journal.finished(key, key)
+        self.journal.told(key)
 
     def holds(self, key: str) -> bool:
         return self.journal.holds(key)

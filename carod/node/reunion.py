@@ -67,9 +67,9 @@ class Reunion:
                 return
         starter.give_way(winner, unsent=True)
 
-    async def announce_done(self, seconds: float) -> None:
-        """Tell the others what was finished so recently that the broker may have missed its settlement."""
-        for key in self._journal.done_within(seconds):
+    async def announce_done(self, count: int) -> None:
+        """Tell the others what was finished last, here or in an earlier life: the broker may not know it is settled."""
+        for key in self._journal.last_done(count):
             await self._custody.announce(key, self._user)
 
     async def send_what_is_left(self, running: Container[str]) -> None:

@@ -103,3 +103,14 @@ def test_an_orderly_end_leaves_no_files_of_results(path: str) -> None:
         journal.finished(job, job)
     journal.close()
     assert not list(Path(f"{path}.results").iterdir())
+
+
+def test_what_other_nodes_have_done_is_known_but_not_ours_to_announce(path: str) -> None:
+    journal = Journal(path)
+    for number in range(4):
+        journal.finished(f"ours{number}", f"ours{number}")
+        journal.told(f"theirs{number}")
+    journal.told("ours0")
+    for life in (journal, Journal(path), Journal(path)):
+        assert all(life.is_done(f"theirs{number}") for number in range(4))
+        assert life.last_done(3) == ["ours1", "ours2", "ours3"]
