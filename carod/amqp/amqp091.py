@@ -7,6 +7,7 @@ settlements, which are nearly all that goes over the wire, take a shorter way: `
 from __future__ import annotations
 
 import asyncio
+import base64
 import dataclasses
 import json
 import logging
@@ -294,7 +295,7 @@ class Amqp091Transport:
 
     async def publish(self, message: Message, to: Address, *, confirm: bool = True) -> None:
         if message.value is not None:
-            text = json.dumps(message.value, default=str).encode()
+            text = json.dumps(message.value, default=_as_json).encode()
             message = dataclasses.replace(message, body=text, value=None, content_type="application/json")
         body = message.body
         size = len(body) if isinstance(body, bytes) else body.seek(0, 2)
@@ -361,6 +362,11 @@ class Amqp091Transport:
             except (ChannelClosed, ValueError):
                 return False  # not remembered: a client may declare it before the next reply
         return True
+
+
+def _as_json(value: object) -> object:
+    """What JSON has no form for, in a body that is a map or a list."""
+    return {"_bytes": base64.b64encode(value).decode()} if isinstance(value, bytes) else str(value)
 
 
 async def _never(_: object) -> None:

@@ -52,7 +52,7 @@ class Message:
     `expiration` is in seconds from publication, `timestamp` in seconds since the epoch, `durable` is 0-9-1's
     delivery mode 2. Properties that are None are not on the wire. `malformed` says what could not be decoded
     in a received message: then `body` is all that can be trusted. `value` is a body that is no bytes but a map or
-    a list: AMQP 1.0's AmqpValue, sent as JSON where the protocol has none.
+    a list: AMQP 1.0's AmqpValue, sent as JSON where the protocol has none (bytes in it as `{"_bytes": "base64"}`).
     """
 
     body: Body = b""
