@@ -6,10 +6,13 @@ import asyncio
 import importlib
 import json
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from carod.config import Settings
 
 SECTIONS = {
     "Run": {
@@ -114,17 +117,18 @@ def start(file: str | None, **overrides: Any) -> None:
         log.set_up(settings.config.log_format, settings.config.log_level)
         asyncio.run(_serve(settings))
     except* (ConfigError, BadEndpoint, TransportError, SpawnerError) as group:
-        failures = list(_leaves(group))
+        failures = list(leaves(group))
     for error in failures:
         click.echo(f"carod start: {error}", err=True)
     if failures:
         sys.exit(1)
 
 
-def _leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+def leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
+    """The exceptions of a group and of the groups in it."""
     for error in group.exceptions:
         if isinstance(error, ExceptionGroup):
-            yield from _leaves(error)
+            yield from leaves(error)
         else:
             yield error
 
@@ -150,18 +154,27 @@ def config(file: str | None, as_json: bool, names: tuple[str, ...]) -> None:
     carod config NUM_SLOTS EXECUTE
     carod config --json
     """
-    from carod.config import ConfigError, load
+    from carod.config import load
+
+    print_knobs("carod config", load, file, names, as_json)
+
+
+def print_knobs(
+    command: str, load: Callable[[str | None], Settings[Any]], file: str | None, names: tuple[str, ...], as_json: bool
+) -> None:
+    """What `carod config` and its like print of a configuration, all of it or these knobs."""
+    from carod.config import ConfigError
 
     try:
         settings = load(file)
     except ConfigError as error:
-        click.echo(f"carod config: {error}", err=True)
+        click.echo(f"{command}: {error}", err=True)
         sys.exit(1)
     wanted = {name.upper() for name in names}
     unknown = wanted - {setting.name for setting in settings.table}
     if unknown:
         click.echo(
-            f"carod config: no knob is named {', '.join(sorted(unknown))}; `carod config` lists them",
+            f"{command}: no knob is named {', '.join(sorted(unknown))}; `{command}` lists them",
             err=True,
         )
         sys.exit(2)
@@ -175,7 +188,7 @@ def config(file: str | None, as_json: bool, names: tuple[str, ...]) -> None:
         default = "" if setting.source == "default" else f"; default {setting.default}"
         click.echo(f"    {setting.meaning} ({setting.kind}{default}; from: {setting.source})")
     for warning in settings.warnings:
-        click.echo(f"carod config: {warning}", err=True)
+        click.echo(f"{command}: {warning}", err=True)
 
 
 if __name__ == "__main__":

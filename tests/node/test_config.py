@@ -155,7 +155,7 @@ def test_names_that_startd_attrs_or_others_read_are_not_warned_of(configured) ->
 @given(st.text(), st.dictionaries(st.sampled_from("AB"), st.text(max_size=20)))
 def test_any_text_is_expanded_or_refused(text: str, macros: dict[str, str]) -> None:
     try:
-        expand(text, macros, {})
+        expand(text, macros, {}, {})
     except ConfigError as error:
         assert "without end" in str(error)
 
