@@ -1,6 +1,6 @@
 """Fixtures for tests that need a real broker. Whoever uses one gets the marker `broker`.
 
-Where no RabbitMQ can be had, such a test is skipped on a developer's machine and fails in CI.
+Where none can be had, such a test is skipped on a developer's machine and fails in CI.
 """
 
 from __future__ import annotations
@@ -11,17 +11,19 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import aiormq
 import pytest
 
+from tests.brokers.broker_j import PrivateBrokerJ
 from tests.brokers.package import RabbitMQUnavailable
+from tests.brokers.process import BrokerUnavailable
 from tests.brokers.rabbitmq import PrivateRabbitMQ
 
 TEST_BROKER_VARIABLE = "CAROD_TEST_BROKER"
-BROKER_FIXTURES = {"rabbitmq", "new_rabbitmq", "broker_url", "queue_name"}
+BROKER_FIXTURES = {"rabbitmq", "new_rabbitmq", "broker_url", "queue_name", "broker_j", "new_broker_j"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
@@ -49,10 +51,39 @@ def new_rabbitmq() -> Iterator[Callable[..., PrivateRabbitMQ]]:
         yield start
 
 
+@pytest.fixture(scope="session")
+def broker_j() -> Iterator[PrivateBrokerJ]:
+    """The session's own Broker-J: AMQP 1.0, 0-10 and 0-9-1. A test may restart and kill it."""
+    with _started_broker_j() as private:
+        yield private
+
+
+@pytest.fixture
+def new_broker_j() -> Iterator[Callable[..., PrivateBrokerJ]]:
+    """Makes further ones, for this test only: `new_broker_j()`."""
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> PrivateBrokerJ:
+            return stack.enter_context(_started_broker_j(**options))
+
+        yield start
+
+
+def _started_broker_j(**options: Any) -> PrivateBrokerJ:
+    with _or_skipped():
+        return PrivateBrokerJ(**options).start()
+
+
 def _started(**options: Any) -> PrivateRabbitMQ:
-    try:
+    with _or_skipped():
         return PrivateRabbitMQ(**options).start()
-    except RabbitMQUnavailable as reason:
+
+
+@contextmanager
+def _or_skipped() -> Iterator[None]:
+    try:
+        yield
+    except (RabbitMQUnavailable, BrokerUnavailable) as reason:
         if os.environ.get("CI"):
             pytest.fail(str(reason), pytrace=False)
         pytest.skip(str(reason))

@@ -1,4 +1,4 @@
-"""The first frames of AMQP 0-9-1: whether a broker is there, and lets a user in. Before any library is installed."""
+"""The first frames of AMQP: whether a broker is there, and lets a user in. Before any library is installed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,25 @@ CONNECTION_TUNE = b"\x00\x0a\x00\x1e"
 FRAME_END = b"\xce"
 LARGEST_FRAME = 131072
 
+# AMQP 1.0: a client that will log in opens with this header, and the broker with the same (part 5, section 5.3.2).
+SASL_HEADER = b"AMQP\x03\x01\x00\x00"
+
 
 def answers_amqp(host: str, port: int, timeout: float = 2.0) -> bool:
     """Whether an AMQP 0-9-1 broker greets us there."""
     try:
         with socket.create_connection((host, port), timeout=timeout) as connection:
             return _greeted(connection)
+    except OSError:
+        return False
+
+
+def answers_amqp10(host: str, port: int, timeout: float = 2.0) -> bool:
+    """Whether an AMQP 1.0 broker greets us there."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
+            connection.sendall(SASL_HEADER)
+            return _exactly(connection, len(SASL_HEADER)) == SASL_HEADER
     except OSError:
         return False
 
