@@ -7,7 +7,7 @@ called in the event loop. The same classes are served under each of PACKAGES; cl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
@@ -89,7 +89,7 @@ class Model(Protocol):
 
     def objects(
         self, class_name: str, where: Mapping[str, Any] | None = None, limit: int | None = None
-    ) -> AsyncIterator[list[ManagedObject]]:
+    ) -> AsyncGenerator[list[ManagedObject], None]:
         """All objects of a class whose properties have these values, in pages of some hundred; never an empty page.
 
         CustomId, GlobalJobId, Owner, JobStatus, Submission and ClusterId of Job are looked up in an index, all else is
