@@ -22,6 +22,7 @@ from carod.amqp.transport import (
     TooLarge,
     Transport,
     TransportError,
+    TypedId,
     Unroutable,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "TooLarge",
     "Transport",
     "TransportError",
+    "TypedId",
     "Unroutable",
     "open_transport",
 ]

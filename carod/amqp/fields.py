@@ -10,7 +10,8 @@ import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from carod.amqp.transport import HeaderValue, Message
+from carod.amqp.amqp10.message import bodies, id_from_091, id_to_091
+from carod.amqp.transport import HeaderValue, Message, TypedId
 
 MAX_DEPTH = 32
 """Tables and lists nested deeper are refused: nobody means them, and decoding recurses."""
@@ -19,6 +20,9 @@ MAX_DEPTH = 32
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID, CLUSTER_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3, 1 << 2
+
+AMQP10_TYPE = "amqp-1.0"
+"""What RabbitMQ 4 says in property `type` of a 1.0 message whose body section a 0-9-1 consumer gets as encoded."""
 
 _SHORT_STRINGS = {
     CONTENT_TYPE: "content_type",
@@ -76,6 +80,10 @@ def _encode_rare(value: HeaderValue) -> bytes:
     raise TypeError(f"a header can't hold {type(value).__name__} {value!r:.80}")
 
 
+def _id(text: str, what: str) -> bytes:
+    return _short(id_to_091(text) if isinstance(text, TypedId) else text, what)
+
+
 def _short(text: str, what: str) -> bytes:
     data = text.encode("utf-8", "surrogateescape")
     if len(data) > 255:
@@ -122,7 +130,7 @@ def encode_properties(message: Message) -> bytes:
         parts.append(bytes((max(0, min(message.priority, 255)),)))
     if message.correlation_id is not None:
         flags |= CORRELATION_ID
-        parts.append(_short(message.correlation_id, "correlation_id"))
+        parts.append(_id(message.correlation_id, "correlation_id"))
     if message.reply_to is not None:
         flags |= REPLY_TO
         parts.append(_short(message.reply_to, "reply_to"))
@@ -131,7 +139,7 @@ def encode_properties(message: Message) -> bytes:
         parts.append(_short(str(max(0, round(message.expiration * 1000))), "expiration"))
     if message.message_id is not None:
         flags |= MESSAGE_ID
-        parts.append(_short(message.message_id, "message_id"))
+        parts.append(_id(message.message_id, "message_id"))
     if message.timestamp is not None:
         flags |= TIMESTAMP
         parts.append(message.timestamp.to_bytes(8, "big"))
@@ -240,7 +248,12 @@ def decode_properties(data: bytes, body: bytes) -> Message:
     except MalformedFields as error:
         return Message(body=body, malformed=str(error))
     if message.type == AMQP10_TYPE:
-        message.type, message.body = None, amqp10_body(body)
+        inner = bodies(body)
+        message.type, message.body, message.value = None, inner.body, inner.value
+    if message.message_id is not None:
+        message.message_id = id_from_091(message.message_id)
+    if message.correlation_id is not None:
+        message.correlation_id = id_from_091(message.correlation_id)
     return message
 
 
@@ -271,42 +284,3 @@ def _milliseconds(text: str) -> float | None:
         return int(text) / 1000
     except ValueError:
         raise MalformedFields(f"expiration {text[:40]!r} is not a number of milliseconds") from None
-
-
-# -- bodies from AMQP 1.0 --------------------------------------------------------------------------------------
-
-AMQP10_TYPE = "amqp-1.0"
-"""What RabbitMQ 4 says in property `type` of a 1.0 message whose body section a 0-9-1 consumer gets as encoded."""
-_DATA, _VALUE = 0x75, 0x77
-_NULL = b"\x40"
-_BINARY_OR_STRING = {b"\xa0": 1, b"\xa1": 1, b"\xb0": 4, b"\xb1": 4}
-"""Constructors (AMQP 1.0, 1.6) by the bytes of their length."""
-
-
-def amqp10_body(encoded: bytes) -> bytes:
-    """The bytes in AMQP 1.0 body sections: an AmqpValue of binary or string, or Data sections, one after the other.
-
-    What is none of these is returned as it came. Never raises.
-    """
-    reader = _Reader(encoded, 0, len(encoded))
-    parts = []
-    try:
-        while reader.at < reader.end:
-            descriptor = _amqp10_descriptor(reader)
-            kind = reader.take(1)
-            if kind in _BINARY_OR_STRING and descriptor in (_DATA, _VALUE):
-                parts.append(reader.take(reader.number(_BINARY_OR_STRING[kind])))
-            elif kind != _NULL or descriptor != _VALUE:
-                return encoded
-    except MalformedFields:
-        return encoded
-    return b"".join(parts)
-
-
-def _amqp10_descriptor(reader: _Reader) -> int:
-    match reader.take(2):
-        case b"\x00\x53":
-            return reader.number(1)
-        case b"\x00\x80":
-            return reader.number(8)
-    raise MalformedFields("no described type")

@@ -45,6 +45,20 @@ class Busy(Refused):
     """The broker could not take a message just now (nacked it): a full queue, or one that looks for a new leader."""
 
 
+class TypedId(str):
+    """The text form of a message id that was no string in AMQP 1.0; `kind` is what it was: uuid, ulong or binary.
+
+    Whoever answers with it as correlation id answers with what the client sent.
+    """
+
+    kind: str
+
+    def __new__(cls, text: str, kind: str) -> TypedId:
+        self = super().__new__(cls, text)
+        self.kind = kind
+        return self
+
+
 @dataclass(slots=True)
 class Message:
     """One AMQP message, in either direction.

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from carod.amqp import Message
+from carod.amqp import Message, TypedId
 from carod.log import event
 
 log = logging.getLogger("carod.journal")
@@ -163,8 +163,9 @@ class Journal:
             with open(path, "rb") as file:
                 head = _read_head(file)
                 assert head is not None
+                job = TypedId(head["job"], head["kind"]) if head.get("kind") else head["job"]
                 yield (
-                    Message(file.read(head["size"]), head["headers"], head["id"], head["job"], durable=head["durable"]),
+                    Message(file.read(head["size"]), head["headers"], head["id"], job, durable=head["durable"]),
                     head["reply_to"],
                     head["key"],
                 )
@@ -315,8 +316,9 @@ def _head(message: Message, reply_to: str, key: str, size: int) -> bytes:
     """What is known of a result whose body of `size` bytes follows."""
     head = {
         "reply_to": reply_to,
-        "job": message.correlation_id,
-        "key": key,
+        "job": str(message.correlation_id or ""),
+        "kind": message.correlation_id.kind if isinstance(message.correlation_id, TypedId) else "",
+        "key": str(key),
         "id": message.message_id,
         "durable": message.durable,
         "headers": dict(message.headers),

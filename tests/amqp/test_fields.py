@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pamqp import decode
 
 from carod.amqp import Message
-from carod.amqp.fields import amqp10_body, decode_properties, encode_properties, encode_table
+from carod.amqp.fields import decode_properties, encode_properties, encode_table
 
 short = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 header_values = st.recursive(
@@ -113,11 +113,14 @@ def test_what_does_not_fit_is_refused(message: Message) -> None:
         encode_properties(message)
 
 
-@given(st.binary(max_size=60))
-def test_no_bytes_make_the_body_of_amqp_1_0_raise(data: bytes) -> None:
-    assert isinstance(amqp10_body(b"\x00\x53" + data), bytes)
+@pytest.mark.parametrize("text", ["urn:uuid:0e0b6d0f-5b0a-4d6e-8f2c-3a1b5c7d9e0f"])
+def test_a_uuid_from_amqp_1_0_is_an_id_in_canonical_form_and_goes_back_as_it_came(text: str) -> None:
+    message = decode_properties(encode_properties(Message(message_id=text, correlation_id=text)), b"")
+    assert (message.message_id, message.correlation_id) == (text[9:], text[9:])
+    again = Message(correlation_id=message.message_id)
+    assert text.encode() in encode_properties(again)
 
 
-def test_an_amqp_1_0_value_of_string_is_its_bytes() -> None:
-    assert amqp10_body(b"\x00\x53\x77\xa1\x02\xc3\xa4") == "ä".encode()
-    assert amqp10_body(b"\x00\x53\x77\xb1\x00\x00\x00\x01a") == b"a"
+def test_an_id_that_only_looks_like_a_urn_stays_as_it_is() -> None:
+    message = decode_properties(encode_properties(Message(message_id="urn:uuid:17", correlation_id="URN:x")), b"")
+    assert (message.message_id, message.correlation_id) == ("urn:uuid:17", "URN:x")
