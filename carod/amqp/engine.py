@@ -12,23 +12,60 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from proton import Collector, Connection, Event, Transport, TransportException
+from cproton import (
+    isnull,
+    pn_collector_peek,
+    pn_collector_pop,
+    pn_event_connection,
+    pn_event_delivery,
+    pn_event_link,
+    pn_event_session,
+    pn_event_type,
+)
+from proton import Collector, Connection, Delivery, EventType, Link, Session, Transport, TransportException
 
 WRITE_LIMIT = 1 << 20
 """Bytes handed to a socket at a time; what it can't take waits in Proton, where the session's window bounds it."""
 
 
+class Event:
+    """What happened, and to what. Proton's own `Event` makes five wrappers for each; here those that are asked for."""
+
+    __slots__ = ("_impl",)
+
+    def __init__(self, impl: Any) -> None:
+        self._impl = impl
+
+    @property
+    def delivery(self) -> Delivery:
+        return Delivery.wrap(pn_event_delivery(self._impl))
+
+    @property
+    def link(self) -> Any:
+        """A Sender or a Receiver."""
+        return Link.wrap(pn_event_link(self._impl))
+
+    @property
+    def session(self) -> Session:
+        return Session.wrap(pn_event_session(self._impl))
+
+    @property
+    def connection(self) -> Connection:
+        return Connection.wrap(pn_event_connection(self._impl))
+
+
 class Engine(asyncio.Protocol):
     """A Proton connection whose bytes go over an asyncio transport.
 
-    `handler` gets Proton's events as calls of `on_<event>(event)`, those that it has (proton.Event, `EventType`), and
+    `handler` gets Proton's events as calls of `on_<event>(event)`, those that it has (proton.EventType), and
     `lost(reason)` once, when there is nothing more to come. After using the connection's objects from outside such a
     call, call `flush`. Times are in seconds.
     """
 
     def __init__(self, handler: Any, *, server: bool = False) -> None:
         self._handler = handler
-        self._methods: dict[str, Callable[[Event], None] | None] = {}
+        self._methods: dict[int, Callable[[Event], None] | None] = {}
+        self._waiters: list[asyncio.Future[None]] = []
         self.connection = Connection()
         self._collector = Collector()
         self.connection.collect(self._collector)
@@ -91,6 +128,14 @@ class Engine(asyncio.Protocol):
             self._flush_due = True
             self._loop.call_soon(self._flush)
 
+    async def progress(self) -> None:
+        """Wait until bytes have gone out or come in, or there is an end: for whoever has more to send than fits."""
+        if not self._ended:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.append(waiter)
+            self.flush()
+            await waiter
+
     def abort(self, reason: str) -> None:
         """End without a goodbye."""
         if self._socket is not None:
@@ -110,6 +155,13 @@ class Engine(asyncio.Protocol):
             self._socket.close()
         else:
             self._set_tick()
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
 
     def _set_tick(self) -> None:
         """Heartbeats and idle timeouts: Proton says when it wants to look at the clock again."""
@@ -122,16 +174,20 @@ class Engine(asyncio.Protocol):
 
     def _dispatch(self) -> None:
         self._dispatching = True
+        collector = self._collector._impl
         try:
-            while (event := self._collector.peek()) is not None:
-                name = event.type.method
+            while not isnull(happened := pn_collector_peek(collector)):
+                number = pn_event_type(happened)
                 try:
-                    method = self._methods[name]
+                    method = self._methods[number]
                 except KeyError:
-                    method = self._methods[name] = getattr(self._handler, name, None)
-                if method is not None:
-                    method(event)
-                self._collector.pop()
+                    name = EventType.TYPES[number].method
+                    method = self._methods[number] = getattr(self._handler, name, None)
+                try:
+                    if method is not None:
+                        method(Event(happened))
+                finally:
+                    pn_collector_pop(collector)
         finally:
             self._dispatching = False
 
@@ -141,5 +197,6 @@ class Engine(asyncio.Protocol):
         self._ended = True
         if self._tick is not None:
             self._tick.cancel()
+        self._wake()
         condition = self.transport.condition
         self._handler.lost(str(condition.description or condition.name) if condition else reason)
