@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from cproton import (
+from cproton import (  # type: ignore[import-untyped]
     isnull,
     pn_collector_peek,
     pn_collector_pop,
@@ -37,21 +37,21 @@ class Event:
         self._impl = impl
 
     @property
-    def delivery(self) -> Delivery:
-        return Delivery.wrap(pn_event_delivery(self._impl))
+    def delivery(self) -> Any:
+        return Delivery.wrap(pn_event_delivery(self._impl))  # type: ignore[no-untyped-call]
 
     @property
     def link(self) -> Any:
         """A Sender or a Receiver."""
-        return Link.wrap(pn_event_link(self._impl))
+        return Link.wrap(pn_event_link(self._impl))  # type: ignore[no-untyped-call]
 
     @property
-    def session(self) -> Session:
-        return Session.wrap(pn_event_session(self._impl))
+    def session(self) -> Any:
+        return Session.wrap(pn_event_session(self._impl))  # type: ignore[no-untyped-call]
 
     @property
-    def connection(self) -> Connection:
-        return Connection.wrap(pn_event_connection(self._impl))
+    def connection(self) -> Any:
+        return Connection.wrap(pn_event_connection(self._impl))  # type: ignore[no-untyped-call]
 
 
 class Engine(asyncio.Protocol):
