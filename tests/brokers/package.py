@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import fcntl
 import os
-import platform
-import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.brokers.debian import AptFailed, platform_name, unpack_packages
+from tests.brokers.process import say
 
 CACHE_VARIABLE = "CAROD_BROKER_CACHE"
 
@@ -59,11 +58,6 @@ def find_package() -> Package:
     Raises RabbitMQUnavailable.
     """
     return _installed() or _unpacked(_fetch_once())
-
-
-def say(text: str) -> None:
-    """Progress, for a person who waits: standard error, so that a wrapped command keeps its standard output."""
-    print(f"carod: {text}", file=sys.stderr, flush=True)
 
 
 def _installed() -> Package | None:
@@ -115,21 +109,13 @@ def cache_directory() -> Path:
 def _fetch_once() -> Path:
     """The unpacked tree in the cache; whoever comes first downloads it, the others wait for them."""
     cache = cache_directory()
-    root = cache / _platform_name()
+    root = cache / platform_name()
     if root.exists():
         return root
     with _locked(cache / "lock"):
         if not root.exists():
             _fetch(cache, root)
     return root
-
-
-def _platform_name() -> str:
-    try:
-        release = platform.freedesktop_os_release()
-    except OSError:
-        release = {}
-    return f"{release.get('ID', 'linux')}-{release.get('VERSION_ID', 'rolling')}-{platform.machine()}"
 
 
 @contextmanager
@@ -144,21 +130,22 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _fetch(cache: Path, root: Path) -> None:
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise _unavailable(f"no rabbitmq-server is installed, and without {tool} none can be downloaded")
     with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as scratch:
-        apt = _Apt(Path(scratch))
+        say("no RabbitMQ here: the distribution's is 35 MB")
         try:
-            apt.download()
-        except _AptFailed as stale:
-            say(f"{stale}; refreshing the package lists, for this download only")
-            try:
-                apt.refresh()
-                apt.download()
-            except _AptFailed as failed:
-                raise _unavailable(f"no rabbitmq-server is installed, and downloading it failed: {failed}") from None
-        tree = apt.unpack()
+            # The rest (logrotate, adduser, socat) serves the system-wide service only.
+            tree = unpack_packages(
+                Path(scratch),
+                ["rabbitmq-server"],
+                hidden="erlang-|rabbitmq",
+                wanted=lambda name: name.startswith(("erlang-", "rabbitmq-server", "lib")),
+            )
+        except AptFailed as failed:
+            raise _unavailable(f"no rabbitmq-server is installed, and downloading it failed: {failed}") from None
+        erl = tree / "bin" / "erl"
+        erl.parent.mkdir(exist_ok=True)
+        erl.write_text(ERL_SCRIPT)
+        erl.chmod(0o755)
         # A rename, so that a tree in the cache is a whole one, whenever this process dies.
         tree.rename(root)
     say(f"RabbitMQ unpacked in {root}")
@@ -172,74 +159,3 @@ def _unavailable(tried: str) -> RabbitMQUnavailable:
         "  - name a running one: CAROD_BROKER=amqp://user:password@host:5672/ (for tests CAROD_TEST_BROKER)\n"
         "  - start one in Docker: `docker compose up -d rabbitmq` (docs/how-to/brokers.md)"
     )
-
-
-class _AptFailed(Exception):
-    pass
-
-
-class _Apt:
-    """apt-get as an ordinary user: it reads the system's package lists, or lists of its own once refreshed."""
-
-    def __init__(self, scratch: Path) -> None:
-        self._debs = scratch / "debs"
-        self._tree = scratch / "tree"
-        self._state = scratch / "state"
-        self._options = ["-o", "APT::Sandbox::User=root", "-o", f"Dir::State::status={self._status(scratch)}"]
-        self._debs.mkdir()
-
-    @staticmethod
-    def _status(scratch: Path) -> Path:
-        """What apt shall believe is installed: all but Erlang, of which half here and half in /usr would not run."""
-        status = scratch / "status"
-        stanzas = Path("/var/lib/dpkg/status").read_text(errors="replace").split("\n\n")
-        erlang = re.compile(r"^Package: (erlang-|rabbitmq)|^(Pre-)?Depends:.*\berlang-", re.MULTILINE)
-        status.write_text("\n\n".join(stanza for stanza in stanzas if not erlang.search(stanza)))
-        return status
-
-    def refresh(self) -> None:
-        """`apt-get update`, into directories of ours."""
-        for name in ("state/lists/partial", "cache/archives/partial"):
-            (self._state.parent / name).mkdir(parents=True, exist_ok=True)
-        self._options += [
-            *("-o", f"Dir::State={self._state}"),
-            *("-o", f"Dir::Cache={self._state.parent / 'cache'}"),
-            *("-o", "Acquire::Languages=none"),
-        ]
-        self._run("update", "-qq")
-
-    def download(self) -> None:
-        names = self._needed()
-        say(f"no RabbitMQ here: downloading the distribution's, {len(names)} packages, 35 MB; nothing gets installed")
-        self._run("download", "-q", *names, show=True)
-
-    def _needed(self) -> list[str]:
-        plan = self._run("install", "--simulate", "--no-install-recommends", "rabbitmq-server")
-        planned = re.findall(r"^Inst (\S+)", plan, re.MULTILINE)
-        # The rest (logrotate, adduser, socat) serves the system-wide service only.
-        return [name for name in planned if name.startswith(("erlang-", "rabbitmq-server", "lib"))]
-
-    def _run(self, command: str, *arguments: str, show: bool = False) -> str:
-        done = subprocess.run(
-            ["apt-get", command, *self._options, *arguments],
-            cwd=self._debs,
-            env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
-            stdin=subprocess.DEVNULL,
-            stdout=sys.stderr if show else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            complaint = [line for line in done.stderr.splitlines() if line.startswith("E:")] or [done.stderr.strip()]
-            raise _AptFailed(f"apt-get {command}: {' '.join(complaint)}")
-        return done.stdout or ""
-
-    def unpack(self) -> Path:
-        for deb in sorted(self._debs.glob("*.deb")):
-            subprocess.run(["dpkg-deb", "-x", deb, self._tree], check=True)
-        erl = self._tree / "bin" / "erl"
-        erl.parent.mkdir(exist_ok=True)
-        erl.write_text(ERL_SCRIPT)
-        erl.chmod(0o755)
-        return self._tree

@@ -32,7 +32,8 @@ if __package__ in (None, ""):
 
 from tests.brokers.certificates import Certificates, make_certificates
 from tests.brokers.handshake import answers_amqp, lets_in
-from tests.brokers.package import Package, RabbitMQUnavailable, find_package, say
+from tests.brokers.package import Package, RabbitMQUnavailable, find_package
+from tests.brokers.process import say
 
 BROKER_VARIABLE = "CAROD_BROKER"
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/"
