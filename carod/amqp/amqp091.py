@@ -155,11 +155,12 @@ class Amqp091Transport:
                 self._writer.transport.abort()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that `close` waits for."""
         task = asyncio.create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     @property
     def heard(self) -> float:
@@ -225,8 +226,8 @@ class Amqp091Transport:
         except (AMQPError, RuntimeError, OSError) as error:
             raise ConnectionLost(f"broker {self.endpoint.safe_url}: {error}") from None
         finally:
-            with suppress(AMQPError, RuntimeError, OSError):
-                await channel.close()
+            # aiormq's close swallows a cancellation, which would then be lost on whoever cancelled us.
+            await asyncio.wait({self.run(_close(channel))})
 
     async def declare(self, what: Queue | Exchange) -> tuple[str, bool]:
         as_asked = True
@@ -362,6 +363,11 @@ class Amqp091Transport:
             except (ChannelClosed, ValueError):
                 return False  # not remembered: a client may declare it before the next reply
         return True
+
+
+async def _close(channel: Channel) -> None:
+    with suppress(AMQPError, RuntimeError, OSError):
+        await channel.close()
 
 
 def _as_json(value: object) -> object:

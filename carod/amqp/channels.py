@@ -40,7 +40,7 @@ class Connection(Protocol):
     async def drain(self) -> None:
         """Wait until the socket has taken most of what was written."""
 
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
+    def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that closing waits for."""
 
 
