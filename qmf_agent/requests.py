@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,6 @@ from carod.qmf import (
     Kind,
     Method,
     Opcode,
-    Predicate,
     SchemaClass,
     TooLong,
     Type,
@@ -56,6 +56,7 @@ class Requests:
 
     def __init__(self, model: Model, agent: str) -> None:
         self._model, self._agent = model, agent
+        self._turn = asyncio.Lock()
 
     async def answer(self, opcode: str, body: Any, user: str | None) -> AsyncGenerator[Answer, None]:
         """The messages that answer a request, at least one. Raises nothing."""
@@ -94,20 +95,30 @@ class Requests:
             case what:
                 raise MethodError(Code.BAD_VALUE, f"_what: {str(what)[:60]!r}: it is OBJECT or SCHEMA_ID")
         held: list[Any] | None = None
+        await self._turn_over()
         async with aclosing(pages):
             async for page in pages:
                 for part in parts(page):
                     if held is not None:
                         yield Answer(Opcode.QUERY_RESPONSE, held, Content.DATA, partial=True)
+                        await self._turn_over()
                     held = part
         yield Answer(Opcode.QUERY_RESPONSE, held or [], Content.DATA)
 
-    async def _by_id(self, wanted: Mapping[str, Any]) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async def _turn_over(self) -> None:
+        """Let the event loop turn before the next part, and only one of many queries work in each turn.
+
+        A locate has 20 ms to be answered in, however many long answers are being made.
+        """
+        async with self._turn:
+            await asyncio.sleep(0)
+
+    async def _by_id(self, wanted: Mapping[str, Any]) -> AsyncGenerator[Iterable[dict[str, Any]], None]:
         schema, name = self._named(wanted)
         if schema is not None and (found := await self._model.find(schema.name, name)) is not None:
             yield [Mapper(self._agent, schema.package).object(schema, found)]
 
-    async def _by_class(self, wanted: Mapping[str, Any], where: Any) -> AsyncGenerator[list[dict[str, Any]], None]:
+    async def _by_class(self, wanted: Mapping[str, Any], where: Any) -> AsyncGenerator[Iterable[dict[str, Any]], None]:
         class_name = _text(wanted.get("_class_name"), "_schema_id: _class_name")
         package = _text(wanted.get("_package_name", DEFAULT_PACKAGE), "_schema_id: _package_name")
         equal, rest = split(where) if where else ({}, None)
@@ -117,7 +128,8 @@ class Requests:
         mapper = Mapper(self._agent, package)
         async with aclosing(_pages(self._model.objects(schema.name, equal or None))) as pages:
             async for page in pages:
-                yield [mapper.object(schema, each) for each in page if rest is None or _meant(each, rest)]
+                meant = page if rest is None else [each for each in page if rest(each.values)]
+                yield (mapper.object(schema, each) for each in meant)
 
     def _named(self, object_id: Mapping[str, Any]) -> tuple[SchemaClass | None, str]:
         """Schema and name of the object that an id names; None if it is no object of this agent."""
@@ -156,10 +168,6 @@ async def _pages(objects: AsyncIterator[list[ManagedObject]]) -> AsyncGenerator[
         close = getattr(objects, "aclose", None)
         if close is not None:
             await close()
-
-
-def _meant(each: ManagedObject, test: Predicate) -> bool:
-    return test(each.values)
 
 
 def _map(value: Any, what: str) -> Mapping[str, Any]:

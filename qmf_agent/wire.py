@@ -11,8 +11,8 @@ from carod.qmf import SchemaClass, TooLong, object_id, object_name, schema_id, s
 from carod.qmf.names import AGENT, CONTENT, OPCODE, PARTIAL, Content, Opcode
 from qmf_agent.model import Event, ManagedObject, Reference
 
-MAX_PART_OBJECTS = 250
-MAX_PART_SIZE = 256 << 10
+MAX_PART_OBJECTS = 100
+MAX_PART_SIZE = 128 << 10
 """The most in one part of a long answer, in objects and about so many bytes: a locate must not wait long behind one."""
 
 
