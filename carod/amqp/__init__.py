@@ -54,7 +54,13 @@ __all__ = [
 
 
 def open_transport(endpoint: Endpoint) -> Transport:
-    """The transport for an endpoint's scheme, not yet connected."""
-    from carod.amqp.amqp091 import Amqp091Transport  # here, so that naming a type loads no broker's library
+    """The transport for an endpoint's protocol, not yet connected. Raises BadEndpoint where its library is missing."""
+    if endpoint.amqp10:  # here, so that naming a type loads no broker's library
+        try:
+            from carod.amqp.amqp10.transport import Amqp10Transport
+        except ImportError as error:
+            raise BadEndpoint(f"AMQP 1.0 needs {error.name}: pip install 'carod[amqp10]'") from None
+        return Amqp10Transport(endpoint)
+    from carod.amqp.amqp091 import Amqp091Transport
 
     return Amqp091Transport(endpoint)

@@ -14,7 +14,6 @@ import logging
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote
 
 import aiormq
 from aiormq.abc import AbstractChannel as Channel
@@ -28,6 +27,7 @@ from aiormq.exceptions import (
 )
 from yarl import URL
 
+from carod.amqp.addresses import DEFAULT_EXCHANGE, read_reply_to
 from carod.amqp.channels import Amqp091Subscription, Publisher
 from carod.amqp.endpoint import Endpoint
 from carod.amqp.frames import Lane, Switch
@@ -50,7 +50,6 @@ LARGE_BODY = 1 << 20
 """A body over this many bytes goes over a channel of its own, so that small replies need not wait behind it."""
 MAX_EXCHANGE_CHANNELS = 64
 """Replies name their exchange: no client may have a node open channels without end."""
-DEFAULT_EXCHANGE = ""
 CLOSE_TIMEOUT = 5.0
 """Seconds for an orderly goodbye; a broker that does not answer is left without one."""
 
@@ -341,15 +340,8 @@ class Amqp091Transport:
     # -- addresses ---------------------------------------------------------------------------------------------
 
     async def resolve(self, reply_to: str) -> Address:
-        if "/" not in reply_to:
-            return Address(DEFAULT_EXCHANGE, reply_to)
-        first, *rest = reply_to.split("/")
-        if first == "" and len(rest) >= 2:
-            kind, parts = rest[0], [unquote(part) for part in rest[1:]]
-            if kind in ("queues", "queue"):
-                return Address(DEFAULT_EXCHANGE, "/".join(parts))
-            if kind in ("exchanges", "exchange"):
-                return Address(parts[0], "/".join(parts[1:]))
+        if (address := read_reply_to(reply_to)) is not None:
+            return address
         exchange, _, key = reply_to.partition("/")
         if exchange and await self._exchange_exists(exchange):
             return Address(exchange, key)

@@ -8,7 +8,9 @@ import ssl
 from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "amqp10": 5672, "amqps10": 5671}
+PROTOCOLS = ("0-9-1", "1.0")
+FORM = "amqp://user:password@host:port/vhost (amqps:// with TLS, amqp10:// and amqps10:// for AMQP 1.0)"
 
 
 class BadEndpoint(ValueError):
@@ -19,8 +21,9 @@ class BadEndpoint(ValueError):
 class Endpoint:
     """A broker's URL and the credentials beside it.
 
-    `url` is `amqp[s]://[user[:password]@]host[:port][/vhost]`. `name` is what the broker's console shows for the
-    connection. Times are in seconds. Raises BadEndpoint when the URL can't be one.
+    `url` is `amqp[s][10]://[user[:password]@]host[:port][/vhost]`. `protocol` is one of PROTOCOLS; empty, the URL's
+    scheme says it: `amqp10` and `amqps10` are AMQP 1.0. `name` is what the broker's console shows for the connection.
+    Times are in seconds. Raises BadEndpoint when the URL can't be one.
     """
 
     url: str
@@ -30,6 +33,7 @@ class Endpoint:
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
+    protocol: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -37,14 +41,16 @@ class Endpoint:
             port = parts.port
         except ValueError as error:
             shown = re.sub(r"//([^:@/]*):.*@", r"//\1:***@", self.url)
-            raise BadEndpoint(f"broker URL {shown!r}: {error}; write amqp://user:password@host:port/vhost") from None
+            raise BadEndpoint(f"broker URL {shown!r}: {error}; write {FORM}") from None
         if parts.scheme not in DEFAULT_PORTS:
             raise BadEndpoint(
                 f"broker URL {self.safe_url!r}: scheme {parts.scheme!r} is not one of "
-                f"{', '.join(DEFAULT_PORTS)}; write amqp://user:password@host:port/vhost"
+                f"{', '.join(DEFAULT_PORTS)}; write {FORM}"
             )
         if not parts.hostname or port == 0:
-            raise BadEndpoint(f"broker URL {self.safe_url!r} names no host; write amqp://user:password@host:port/vhost")
+            raise BadEndpoint(f"broker URL {self.safe_url!r} names no host; write {FORM}")
+        if self.protocol not in ("", *PROTOCOLS):
+            raise BadEndpoint(f"protocol {self.protocol!r} is not one of {', '.join(PROTOCOLS)}")
 
     @property
     def host(self) -> str:
@@ -61,8 +67,16 @@ class Endpoint:
         return unquote(urlsplit(self.url).path[1:]) or "/"
 
     @property
+    def amqp10(self) -> bool:
+        """Whether it is AMQP 1.0 that is spoken there."""
+        return self.protocol == "1.0" or (not self.protocol and urlsplit(self.url).scheme.endswith("10"))
+
+    @property
     def credentials(self) -> tuple[str, str] | None:
-        """User and password, or None when the URL has neither: then a client certificate speaks for us, or guest."""
+        """User and password, or None when the URL has neither.
+
+        Then a client certificate speaks for us, or we are guest, or, over AMQP 1.0, anonymous.
+        """
         parts = urlsplit(self.url)
         if parts.username is None:
             return None
@@ -70,10 +84,10 @@ class Endpoint:
 
     @property
     def user(self) -> str | None:
-        """Whom the broker knows us as; None if that is for our certificate to say."""
-        if self.external:
-            return None
-        return self.credentials[0] if self.credentials else "guest"
+        """Whom the broker knows us as; None if that is for our certificate to say, or we are anonymous."""
+        if self.credentials is not None:
+            return self.credentials[0]
+        return None if self.external or self.amqp10 else "guest"
 
     @property
     def external(self) -> bool:
@@ -91,7 +105,7 @@ class Endpoint:
 
     def tls_context(self) -> ssl.SSLContext | None:
         """The TLS settings, None for a plain connection. Raises BadEndpoint naming the file that can't be used."""
-        if urlsplit(self.url).scheme != "amqps":
+        if not urlsplit(self.url).scheme.startswith("amqps"):
             return None
         for what, path in (("CA", self.ca_file), ("certificate", self.cert_file), ("key", self.key_file)):
             if path and not os.access(path, os.R_OK):

@@ -1,0 +1,226 @@
+"""AMQP 1.0 brokers, on Proton's protocol engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from contextlib import suppress
+
+from carod.amqp.addresses import read_reply_to
+from carod.amqp.amqp10.brokers import Broker, Target, broker_of
+from carod.amqp.amqp10.links import Publisher10, Subscription10, encoded
+from carod.amqp.amqp10.wire import Wire
+from carod.amqp.endpoint import Endpoint
+from carod.amqp.transport import (
+    Address,
+    ConnectionLost,
+    Delivery,
+    Exchange,
+    Message,
+    OnDelivery,
+    OnEnd,
+    Queue,
+    Subscription,
+    TransportError,
+    Unroutable,
+)
+
+LARGE_BODY = 1 << 20
+"""A body over this many bytes goes over a session of its own, so that small replies need not wait behind it."""
+MAX_PUBLISHERS = 256
+"""Links for sending that are kept: no client may have a node open links without end by naming reply queues."""
+
+
+class Amqp10Transport:
+    """A connection to a 1.0 broker; see `transport.Transport` for what each method promises."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._wire: Wire | None = None
+        self._broker: Broker | None = None
+        self._publishers: OrderedDict[Target, asyncio.Future[Publisher10]] = OrderedDict()
+        self._private: dict[str, Subscription10] = {}
+        self._known_exchanges: set[str] = set()
+        self._bulk = asyncio.Lock()
+
+    # -- the connection ----------------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        end = self.endpoint
+        context = end.tls_context()  # a file that can't be read is the user's to mend, not a reason to try again
+        hostname = end.host if end.vhost == "/" else end.vhost
+        wire = await self._open(hostname)
+        broker = broker_of(wire)
+        named = broker.hostname(end.vhost)
+        if named is not None and named != hostname:  # only now we know how this broker names it
+            await wire.close()
+            wire = await self._open(named)
+            broker = broker_of(wire)
+        del context
+        self._wire, self._broker = wire, broker
+        self._publishers.clear()
+        self._private.clear()
+        self._known_exchanges.clear()
+
+    async def _open(self, hostname: str) -> Wire:
+        wire = Wire(self.endpoint, hostname)
+        where = f"broker {self.endpoint.safe_url}"
+        try:
+            await wire.open(self.endpoint.tls_context())
+        except TimeoutError:
+            raise ConnectionLost(f"{where}: no answer within {self.endpoint.connect_timeout:g} s") from None
+        except OSError as error:
+            raise ConnectionLost(f"{where}: {error}") from None
+        return wire
+
+    async def close(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+    @property
+    def heard(self) -> float:
+        return self._wire.engine.heard if self._wire is not None else 0.0
+
+    async def wait_closed(self) -> str:
+        return await asyncio.shield(self._live()[0].closed)
+
+    def _live(self) -> tuple[Wire, Broker]:
+        if self._wire is None or self._broker is None:
+            raise ConnectionLost(f"not connected to broker {self.endpoint.safe_url}")
+        self._wire.check()
+        return self._wire, self._broker
+
+    # -- queues and exchanges ----------------------------------------------------------------------------------
+
+    async def declare(self, what: Queue | Exchange) -> tuple[str, bool]:
+        wire, broker = self._live()
+        if isinstance(what, Exchange):
+            return what.name, await broker.declare_exchange(what)
+        name, as_asked = what.name, True
+        if name:
+            as_asked = await broker.declare_queue(what)
+        else:
+            name = await self._declare_private(wire)
+        for binding in what.bindings:
+            await broker.bind(name, binding)
+        return name, as_asked
+
+    async def _declare_private(self, wire: Wire) -> str:
+        """A queue of the broker's own naming, which lives as long as the link that asked for it."""
+        keeper = await wire.subscription("", _never)
+        name = str(keeper.link.remote_source.address)
+        self._private[name] = keeper
+        return name
+
+    async def delete(self, queue: str, *, if_empty: bool = False) -> None:
+        _, broker = self._live()
+        keeper = self._private.pop(queue, None)
+        if keeper is not None:
+            keeper.close()
+        else:
+            await broker.delete(queue, if_empty)
+
+    async def depth(self, queue: str) -> int | None:
+        return await self._live()[1].depth(queue)
+
+    async def consume(
+        self,
+        queue: str,
+        on_delivery: OnDelivery,
+        *,
+        credit: int = 1,
+        settled: bool = False,
+        exclusive: bool = False,
+        on_end: OnEnd | None = None,
+    ) -> Subscription:
+        wire, broker = self._live()
+        subscription = await wire.subscription(
+            broker.source(queue), on_delivery, credit=credit, settled=settled, on_end=on_end,
+            redelivered=broker.redelivered, release=broker.release_as,
+        )  # fmt: skip
+        subscription.start()
+        return subscription
+
+    # -- publishing --------------------------------------------------------------------------------------------
+
+    async def publish(self, message: Message, to: Address, *, confirm: bool = True) -> None:
+        _, broker = self._live()
+        target = broker.target(to)
+        body = message.body if message.value is None else b""
+        size = len(body) if isinstance(body, bytes) else body.seek(0, 2)
+        head = encoded(message, size, to=target.link, subject=target.subject)
+        if size > LARGE_BODY:
+            await self._publish_large(head, message, size, target)
+            return
+        if to.exchange and confirm and not await broker.routes(to):
+            raise Unroutable(f"no queue for {str(to)!r}: the exchange has no binding for it")
+        publisher = await self._publisher(target)
+        if not isinstance(body, bytes):
+            body.seek(0)
+            body = body.read()
+        confirmed = publisher.send(head + body, patient=confirm)
+        if confirm:
+            await confirmed
+
+    async def _publish_large(self, head: bytes, message: Message, size: int, target: Target) -> None:
+        async with self._bulk:
+            wire, _ = self._live()
+            earlier = self._publishers.get(target)
+            if earlier is not None:  # sessions may overtake each other: what was sent before must be there before
+                with suppress(TransportError):
+                    await (await asyncio.shield(earlier)).settled()
+            session = wire.session()
+            try:
+                publisher = await wire.publisher(target.link, session=session, capabilities=target.capabilities)
+                await (await publisher.stream(head, message.body, size))
+            finally:
+                session.close()
+                wire.engine.flush()
+
+    async def _publisher(self, target: Target) -> Publisher10:
+        """A link for each address, kept for the next message to it."""
+        wire, _ = self._live()
+        key = Target(target.link, None, target.capabilities)
+        while True:
+            opening = self._publishers.get(key)
+            if opening is None:
+                opening = self._publishers[key] = asyncio.ensure_future(
+                    wire.publisher(target.link, capabilities=target.capabilities)
+                )
+                opening.add_done_callback(lambda done: self._forget_if_failed(key, done))
+                self._close_oldest()
+            self._publishers.move_to_end(key)
+            publisher = await asyncio.shield(opening)
+            if not publisher.ended:
+                return publisher
+            if self._publishers.get(key) is opening:
+                del self._publishers[key]
+
+    def _forget_if_failed(self, key: Target, opening: asyncio.Future[Publisher10]) -> None:
+        if (opening.cancelled() or opening.exception() is not None) and self._publishers.get(key) is opening:
+            del self._publishers[key]
+
+    def _close_oldest(self) -> None:
+        if len(self._publishers) <= MAX_PUBLISHERS:
+            return
+        for key, opening in self._publishers.items():
+            if opening.done() and opening.result().idle:
+                opening.result().close()
+                del self._publishers[key]
+                return
+
+    # -- addresses ---------------------------------------------------------------------------------------------
+
+    async def resolve(self, reply_to: str) -> Address:
+        if (address := read_reply_to(reply_to)) is not None:
+            return address
+        exchange, _, key = reply_to.partition("/")
+        if exchange and (exchange in self._known_exchanges or await self._live()[1].exists(exchange)):
+            self._known_exchanges.add(exchange)
+            return Address(exchange, key)
+        return Address("", reply_to)
+
+
+def _never(_: Delivery) -> None:
+    """What comes to a private queue comes to its consumers; the link that keeps it has no credit."""
