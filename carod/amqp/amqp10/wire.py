@@ -101,7 +101,8 @@ class Wire:
         link = (session or self._session).sender(name or self._name())
         link.target.address = link.source.address = address
         if capabilities:
-            link.target.capabilities.put_object(Array(UNDESCRIBED, Data.SYMBOL, *map(symbol, capabilities))  # type: ignore[arg-type])
+            names: list[Any] = [UNDESCRIBED, Data.SYMBOL, *map(symbol, capabilities)]
+            link.target.capabilities.put_object(Array(*names))
         link.properties = properties
         publisher = Publisher10(self, link)
         await self._attach(publisher)
