@@ -13,7 +13,7 @@ from carod.config import Config
 from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
 from carod.job import NODE_ATTRIBUTES, wire_headers
 from carod.log import event
-from carod.node.custody import DECIDING
+from carod.node.claims import DECIDING, DONE, RUNNING, Claims
 from carod.starter.slot import Slot
 from carod.starter.starter import End, Starter
 
@@ -36,7 +36,8 @@ class Governed(Protocol):
     def draining(self) -> bool: ...
     def is_done(self, key: str) -> bool: ...
     def holds(self, key: str) -> bool: ...
-    def is_deciding(self, key: str) -> bool: ...
+    @property
+    def claims(self) -> Claims: ...
     def note_done(self, key: str) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
     async def drain(self) -> None: ...
@@ -101,27 +102,31 @@ class Control:
         return answer(message, self._name)
 
     def _who_has(self, request: Request, message: Message) -> Message | None:
+        key = request.name or request.job
+        if request.node:
+            self._node.claims.hear(key, request.node, request.value)
         starter = self._node.running.get(request.job)
-        if starter is not None:
-            return answer(message, self._name, headers={"State": "running", "JobStartDate": starter.started_at})
-        if self._node.is_done(request.name or request.job):
-            return answer(message, self._name, headers={"State": "done"})
-        if self._node.holds(request.name or request.job):  # an earlier life's result, on its way: it was first
-            return answer(message, self._name, headers={"State": "running", "JobStartDate": 0.0})
-        if request.value and self._node.is_deciding(request.name or request.job):
+        if starter is not None and starter.job.key == key:
+            return answer(message, self._name, headers={"State": RUNNING, "JobStartDate": starter.started_at})
+        if self._node.is_done(key):
+            return answer(message, self._name, headers={"State": DONE})
+        if self._node.holds(key):  # an earlier life's result, on its way: it was first
+            return answer(message, self._name, headers={"State": RUNNING, "JobStartDate": 0.0})
+        if request.value == DECIDING and self._node.claims.keeps_from(key, request.node):
             return answer(message, self._name, headers={"State": DECIDING})
         return None
 
     def _note_done(self, request: Request) -> None:
-        """Another node has answered a job that may come again; only a node's word counts, and nodes share a user."""
+        """Another node has answered jobs that may come again; only a node's word counts, and nodes share a user."""
         if request.sender != self._user:
             raise BadRequest(f"{request.sender or 'a sender without user id'} is no node: Done is theirs to say")
-        key = request.name or request.job
-        starter = self._node.running.get(request.job)
-        if starter is None or starter.job.key != key:  # held, and released since: that was another life of the job
-            self._node.note_done(key)
-        else:
-            starter.give_way(request.node)
+        running = {starter.job.key: starter for starter in self._node.running.values()}
+        keys = request.value if isinstance(request.value, list) else [request.job]
+        for key in map(str, keys):
+            if key in running:
+                running[key].give_way(request.node)
+            else:
+                self._node.note_done(key)
 
     async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
         starter = self._node.running.get(request.job)

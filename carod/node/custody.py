@@ -11,7 +11,8 @@ it still. So the node that gets it asks on the control exchange who has the job:
     nobody, once more       its node is dead: it is run, and NumJobStarts says so
 
 A job that a node hands back by itself (refused, evicted) is published anew, with a mark: it is asked for, too, as it
-may be one of two copies if the connection was lost just then, but it need not wait for anybody.
+may be one of two copies if the connection was lost just then, but it need not wait for anybody. Of two nodes that are
+about to run a copy each, one parks it (`claims.py`).
 """
 
 from __future__ import annotations
@@ -19,14 +20,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, TransportError, Unroutable
 from carod.config import Config
 from carod.control import EVERYONE, Action, Answer, Asker, Request, job_key
 from carod.job import EXPIRES_AT, INCARNATION, ON_BEHALF, Job
 from carod.log import event
+from carod.node.claims import DECIDING, DONE, Claims
 
 log = logging.getLogger("carod.custody")
 ASK = 0.2
@@ -35,8 +37,8 @@ LAST_ASK = 1.0
 """The same when silence means that the job is started again: a busy node may take its time."""
 PARKED_FOR, HANDED_OVER, REQUEUED = "x-carod-parked-for", "x-carod-handed-over", "x-carod-requeued"
 """Marks of a job that a node published anew: seconds it was parked; which node it comes from; that it is nobody's."""
-DECIDING = "deciding"
-"""State of a job that a node is about to run if nobody has it; `running` and `done` are the others."""
+ANNOUNCED_AT_ONCE = 100
+"""Jobs in one announcement: all of a message's headers have to fit into one frame."""
 MARGIN = 0.5
 """Seconds by which a job may have been parked for less: rounding, and other nodes' ADOPTION_WAIT."""
 NODE_QUEUE_EXPIRES = 86_400.0
@@ -52,6 +54,17 @@ def is_second(delivery: Delivery) -> bool:
 def came_back(delivery: Delivery) -> bool:
     """Whether this very message has been with a node before, and came back; quorum queues count how often."""
     return delivery.redelivered or bool(delivery.message.headers.get("x-delivery-count"))
+
+
+def _requeued(delivery: Delivery) -> bool:
+    """Whether a node handed this job back by itself, and no other has had it since."""
+    return REQUEUED in delivery.message.headers and not came_back(delivery)
+
+
+def _patience(delivery: Delivery) -> float:
+    """Seconds to ask for a job that was handed back: the mark says how sure it is that there is one copy of it."""
+    patience = delivery.message.headers.get(REQUEUED)
+    return min(patience, LAST_ASK) if isinstance(patience, float) else LAST_ASK
 
 
 def queues(config: Config) -> tuple[Queue, Queue]:
@@ -112,55 +125,77 @@ def copy(message: Message, job: Job, **marks: HeaderValue) -> Message:
 class Custody:
     """Decides on second deliveries, and hands deliveries over between nodes."""
 
-    def __init__(self, transport: Transport, config: Config, asker: Asker) -> None:
-        self._transport, self._config, self._asker = transport, config, asker
+    def __init__(self, transport: Transport, config: Config, asker: Asker, holds: Callable[[str], bool]) -> None:
+        self._transport, self._config, self._asker, self._holds = transport, config, asker, holds
         self._queue = config.carod_broker_queue
-        self._deciding: Counter[str] = Counter()
+        self._all_back_at = 0.0
+        # A node whose claim we heard may have gone as late as the job came back to it from where it was parked.
+        self.claims = Claims(config.node_name, 2 * config.adoption_wait)
 
-    async def who_has(self, job: Job, patience: float = ASK, *, deciding: bool = False) -> Answer | None:
+    def connected(self, away: float) -> None:
+        """A connection has begun after so many seconds without one.
+
+        If it is the broker that was away, and for most of the time that a job is parked, others have yet to come back.
+        """
+        if away > self._config.adoption_wait / 2:
+            self._all_back_at = time.monotonic() + self._config.adoption_wait / 2
+
+    async def who_has(self, job: Job, patience: float, ours: str | None = None) -> Answer | None:
         """The node that runs a job or has done it; None if none of those connected does.
 
-        When we are `deciding` to run it, also one that is deciding the same. Raises ConnectionLost if the question did
-        not come back to us: then silence says nothing.
+        `ours` is what it is to us, for others to hear (`claims.py`). Raises ConnectionLost if the question did not come
+        back to us: then silence says nothing.
         """
-        request = Request(Action.WHO_HAS, job.id, name=job.key, value=deciding or None, node=self._config.node_name)
-        self._deciding[job.key] += deciding
-        try:
-            answers = await self._asker.ask(request, job_key(job.id), patience, echoed=True)
-        finally:
-            self._deciding -= Counter({job.key: int(deciding)})
+        request = Request(Action.WHO_HAS, job.id, name=job.key, value=ours, node=self._config.node_name)
+        answers = await self._asker.ask(request, job_key(job.id), patience, echoed=True)
         return answers[0] if answers else None
-
-    def is_deciding(self, key: str) -> bool:
-        """Whether we are about to run this job if nobody has it."""
-        return self._deciding[key] > 0
 
     async def may_run(self, delivery: Delivery, job: Job) -> bool:
         """Whether a second delivery is to be run here; if not, it is in the right hands and settled."""
         waited = self._waited(delivery)
         free = waited is not None and waited >= self._wait(job) - MARGIN
-        requeued = REQUEUED in delivery.message.headers and not came_back(delivery)
-        owner = await self.who_has(job, LAST_ASK if free else ASK, deciding=free or requeued)
-        if owner is not None:
-            state = str(owner.headers.get("State", ""))
-            event(log, "job has an owner", job=job.id, owner=owner.node, state=state)
-            if state == "done":
-                delivery.settle(Outcome.ACCEPTED)
-                return False
-            if state == DECIDING:  # there are two of it; who asks later waits to see what becomes of the other
-                await self._park(delivery, job, waited, 0.0)
-                return False
+        if free or _requeued(delivery):
+            with self.claims.deciding(job.key):
+                owner = await self.who_has(job, LAST_ASK if free else _patience(delivery), DECIDING)
+                spoken_for = self._spoken_for(delivery, job.key, free)
+            if owner is None and not spoken_for:
+                if free:
+                    event(log, "job has lost its node", logging.WARNING, job=job.id, starts=job.starts)
+                return True
+            wait = 0.0
+        else:
+            owner, spoken_for, wait = await self.who_has(job, ASK), "", self._config.adoption_wait
+        if owner is None:
+            await self._park(delivery, job, waited, wait, spoken_for)
+        else:
+            await self._leave_to(owner, delivery, job, waited)
+        return False
+
+    def _spoken_for(self, delivery: Delivery, key: str, free: bool) -> str:
+        """Why a job is not to be run although nobody has answered for it; empty if there is no reason."""
+        if self._holds(key):
+            return "its result is here"
+        if self.claims.is_beaten(key):
+            return "another node decides"
+        giver = str(delivery.message.headers.get(HANDED_OVER)) if _requeued(delivery) else ""
+        if self.claims.is_claimed(key, giver):
+            return "its node is about to come back"
+        if free and time.monotonic() < self._all_back_at:
+            return "its node may be as late as we are"
+        return ""
+
+    async def _leave_to(self, owner: Answer, delivery: Delivery, job: Job, waited: float | None) -> None:
+        state = str(owner.headers.get("State", ""))
+        event(log, "job has an owner", job=job.id, owner=owner.node, state=state)
+        if state == DONE:
+            delivery.settle(Outcome.ACCEPTED)
+        elif state == DECIDING:
+            await self._park(delivery, job, waited, 0.0, "another node decides")
+        else:
             try:
                 await self.hand_over(delivery, job, owner.node)
             except Unroutable:  # its queue is not there yet: it has just connected
-                await self._park(delivery, job, waited, 0.0)
-            return False
-        if free or requeued:
-            if free:
-                event(log, "job has lost its node", logging.WARNING, job=job.id, starts=job.starts)
-            return True
-        await self._park(delivery, job, waited, self._config.adoption_wait)
-        return False
+                await self._park(delivery, job, waited, 0.0, "its node has just come back")
 
     def _waited(self, delivery: Delivery) -> float | None:
         """Seconds that a job has been parked since it was last with a node; None if it has not been."""
@@ -176,30 +211,33 @@ class Custody:
             return float(lease)
         return self._config.adoption_wait
 
-    async def _park(self, delivery: Delivery, job: Job, waited: float | None, wait: float) -> None:
+    async def _park(self, delivery: Delivery, job: Job, waited: float | None, wait: float, reason: str = "") -> None:
         """Leave a job in the queue from which it returns after ADOPTION_WAIT; no clock of ours has a part in it.
 
         Whoever lost it had most likely started it: the first to park it counts that start.
         """
-        requeued = REQUEUED in delivery.message.headers and not came_back(delivery)
+        requeued = _requeued(delivery)
         starts = job.starts + (1 if waited is None and not requeued else 0)
         marks: dict[str, HeaderValue] = {PARKED_FOR: (waited or 0.0) + wait, "NumJobStarts": starts}
         if requeued:
-            marks[REQUEUED] = True
+            marks |= {REQUEUED: LAST_ASK, HANDED_OVER: delivery.message.headers.get(HANDED_OVER)}
         await self._transport.publish(copy(delivery.message, job, **marks), Address("", f"{self._queue}.parked"))
-        event(log, "job parked", job=job.id, wait=round(self._wait(job) - (waited or 0.0), 1))
+        left = round(max(0.0, self._wait(job) - (waited or 0.0)), 1)
+        event(log, "job parked", job=job.id, wait=left, reason=reason or "its node may be about to come back")
         delivery.settle(Outcome.ACCEPTED)
 
-    async def announce(self, key: str, user: str | None) -> None:
-        """Tell all nodes that a job is done whose delivery was lost before it could be settled.
+    async def announce(self, keys: Sequence[str], user: str | None) -> None:
+        """Tell all nodes of jobs (`Job.key`) that are done, whose deliveries the broker may bring again.
 
-        Should this node be away when the job comes again, another one knows. Not confirmed: it is one safety of two.
+        Should this node be away then, another one knows. Not confirmed: it is one safety of two.
         """
-        request = Request(Action.DONE, key, name=key, node=self._config.node_name, sender=user)
-        with contextlib.suppress(TransportError):
-            await self._transport.publish(
-                request.to_message(), Address(f"{self._queue}.control", EVERYONE), confirm=False
-            )
+        for first in range(0, len(keys), ANNOUNCED_AT_ONCE):
+            part: list[HeaderValue] = list(keys[first : first + ANNOUNCED_AT_ONCE])
+            request = Request(Action.DONE, keys[first], value=part, node=self._config.node_name, sender=user)
+            with contextlib.suppress(TransportError):
+                await self._transport.publish(
+                    request.to_message(), Address(f"{self._queue}.control", EVERYONE), confirm=False
+                )
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         """Give a delivery to the node that has its job. Raises Unroutable."""

@@ -175,6 +175,11 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._left.pop(key))
 
+    @property
+    def left(self) -> int:
+        """How many results an earlier life left that are not dispatched yet."""
+        return len(self._left)
+
     def holds(self, key: str) -> bool:
         """Whether an earlier life left this job's result."""
         return key in self._left

@@ -28,8 +28,9 @@ from carod.control import Asker
 from carod.job import Job, JobError, JobStatus, NoMessageId, discarded
 from carod.log import event
 from carod.node import systemd
+from carod.node.claims import Claims
 from carod.node.control import Control
-from carod.node.custody import Custody, declare, is_second, node_queue
+from carod.node.custody import ASK, LAST_ASK, Custody, declare, is_second, node_queue
 from carod.node.grounds import claim_name, empty, user_directory
 from carod.node.intake import Credits, Refusals
 from carod.node.journal import Journal, sweep
@@ -84,9 +85,9 @@ class Node:
         self._fast = asyncio.Event()
         self._idle = asyncio.Event()
         self.journal = Journal(f"{self.directory}.journal")
-        self.post = Post(self.transport, self.queue, self.journal, self._online)
+        self.post = Post(self.transport, self.queue, name, self.journal, self._online)
         self._asker = Asker(self.transport, self.queue)
-        self._custody = Custody(self.transport, config, self._asker)
+        self._custody = Custody(self.transport, config, self._asker, self.journal.holds)
         self._reunion = Reunion(self._custody, self._asker, self.post, self.journal, self._online, name, self._user)
         self._control = Control(self.transport, self)
         self._credits = Credits(self.transport, self.queue, self._on_delivery, self._wanted)
@@ -216,7 +217,7 @@ class Node:
             self._asker.lost()
             self._own = None
             await self.transport.close()  # what is left of it, or its consumers would go on
-            if self.running:  # they are started elsewhere if we are not back before ADOPTION_WAIT is over
+            if self.running or self.journal.left:  # started elsewhere if we are not back within ADOPTION_WAIT
                 delay = min(delay, max(BACKOFF_FIRST, self.config.adoption_wait / 3))
             pause = random.uniform(delay / 2, delay)
             event(log, "broker away", logging.WARNING, reason=why, retry_in=f"{pause:.1f}s")
@@ -225,15 +226,17 @@ class Node:
 
     async def _go_online(self) -> None:
         await self.transport.connect()
+        if self._connections:
+            self._custody.connected(time.monotonic() - self._offline_since)
         self._connections += 1
         asyncio.ensure_future(self.transport.wait_closed()).add_done_callback(lambda _: self._asker.lost())
         await declare(self.transport, self.config)
         await self._control.open()
         await self._asker.open()
+        await self._reunion.announce_done(ACKS_UNDER_WAY * len(self.slots))
         await self._listen()
         await self._reunion.compare_starts(list(self.running.values()))
         self._online.set()
-        await self._reunion.announce_done(ACKS_UNDER_WAY * len(self.slots))
         await self._credits.adjust()
         event(
             log, "ready", node=self.config.node_name, broker=self.transport_url, queue=self.queue,
@@ -297,11 +300,11 @@ class Node:
             return
         known = self.running.get(job.id)
         second = is_second(delivery)
-        if known is not None:
-            self._on_known(delivery, known, second)
-        elif second and self.journal.is_done(job.key):
+        if second and (self.journal.is_done(job.key) if known is None else known.job.incarnation > job.incarnation):
             event(log, "job is done already", job=job.id)
             delivery.settle(Outcome.ACCEPTED)
+        elif known is not None:
+            self._on_known(delivery, known, second)
         elif second:
             self._tasks.create_task(self._judge(delivery, job))
         else:
@@ -401,13 +404,13 @@ class Node:
         finally:
             self._refusals.kept -= 1
             self._idle.set()
-        await self._hand_back(delivery, job)
+        await self._hand_back(delivery, job, ASK)
 
-    async def _hand_back(self, delivery: Delivery, job: Job) -> None:
+    async def _hand_back(self, delivery: Delivery, job: Job, patience: float = LAST_ASK) -> None:
         await self._credits.close_bearer(delivery)  # first, or the same job comes back through it
         await self._credits.step_back()
         try:
-            await self.post.requeue(delivery, job)
+            await self.post.requeue(delivery, job, patience)
             self._settle(delivery)
         except ConnectionLost:
             pass  # the broker has it back
@@ -455,8 +458,9 @@ class Node:
     def is_done(self, key: str) -> bool:
         return self.journal.is_done(key)
 
-    def is_deciding(self, key: str) -> bool:
-        return self._custody.is_deciding(key)
+    @property
+    def claims(self) -> Claims:
+        return self._custody.claims
 
     def note_done(self, key: str) -> None:
         self.journal.told(key)
@@ -484,7 +488,7 @@ class Node:
     # -- what starters need (`starter.Office`) -----------------------------------------------------------------
 
     def announce(self, job: Job) -> None:
-        self._tasks.create_task(self._custody.announce(job.key, self._user))
+        self._tasks.create_task(self._custody.announce([job.key], self._user))
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         await self._custody.hand_over(delivery, job, node)

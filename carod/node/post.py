@@ -25,7 +25,7 @@ from carod.amqp import (
 )
 from carod.job import Job
 from carod.log import event
-from carod.node.custody import REQUEUED, copy, own_headers
+from carod.node.custody import HANDED_OVER, LAST_ASK, REQUEUED, copy, own_headers
 from carod.node.journal import Journal
 
 log = logging.getLogger("carod.post")
@@ -36,8 +36,9 @@ BUSY_PAUSE = 1.0
 class Post:
     """Sends a node's messages. What has to arrive is sent until the broker confirms it, however long it is away."""
 
-    def __init__(self, transport: Transport, queue: str, journal: Journal, online: asyncio.Event) -> None:
+    def __init__(self, transport: Transport, queue: str, node: str, journal: Journal, online: asyncio.Event) -> None:
         self._transport, self._queue, self.dead = transport, queue, f"{queue}.dead"
+        self._node = node
         self._journal, self._online = journal, online
 
     async def say(self, message: Message, reply_to: str) -> None:
@@ -119,9 +120,12 @@ class Post:
                 )
                 return
 
-    async def requeue(self, delivery: Delivery, job: Job) -> None:
-        """Publish a job anew: the broker's own requeue would look like a node's death (custody.py)."""
-        marks: dict[str, HeaderValue] = {REQUEUED: True, "NumJobStarts": job.starts}
+    async def requeue(self, delivery: Delivery, job: Job, patience: float = LAST_ASK) -> None:
+        """Publish a job anew: the broker's own requeue would look like a node's death (custody.py).
+
+        Whoever gets it asks for so long whether somebody has another copy of it.
+        """
+        marks: dict[str, HeaderValue] = {REQUEUED: patience, HANDED_OVER: self._node, "NumJobStarts": job.starts}
         await self._transport.publish(copy(delivery.message, job, **marks), Address("", self._queue))
 
     async def _back_online(self) -> None:

@@ -10,8 +10,9 @@ from collections.abc import Container
 from carod.amqp import Message, Refused, TransportError
 from carod.classad import ClassAd
 from carod.control import Action, Asker, Request, node_key
-from carod.job import Job
+from carod.job import Job, wire_headers
 from carod.log import event
+from carod.node.claims import DONE, RUNNING
 from carod.node.custody import ASK, LAST_ASK, Custody
 from carod.node.journal import Journal
 from carod.node.post import Post
@@ -40,37 +41,43 @@ class Reunion:
 
     async def compare_starts(self, starters: list[Starter]) -> None:
         """Find the jobs of ours that were started elsewhere while we were cut off. Raises TransportError."""
-        if not starters:
-            return
-        await asyncio.sleep(LAST_ASK + ASK)  # who asked before we could hear it has decided by now
         outcomes = await asyncio.gather(*map(self._compare_start, starters), return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
 
     async def _compare_start(self, starter: Starter) -> None:
-        """The first start wins; a result that is on its way elsewhere wins, too."""
-        winner = ""
+        winner, beaten = await self._contest(starter.job, starter.started_at)
+        if beaten:
+            starter.job.ad["DuplicateStart"] = beaten
+        if winner:
+            starter.give_way(winner, unsent=True)
+
+    async def _contest(self, job: Job, started_at: float) -> tuple[str, str]:
+        """Of two nodes that have a job the first start wins; but a result that is on its way elsewhere wins, too.
+
+        The node that wins, empty if that is us; and the node that started the job, too, and yields to us.
+        """
+        winner = beaten = ""
         for _ in range(COMPARISONS):
-            owner = await self._custody.who_has(starter.job)
+            owner = await self._custody.who_has(job, LAST_ASK, RUNNING)
             if owner is None:
-                return
+                return "", beaten
             winner, theirs = owner.node, owner.headers.get("JobStartDate")
-            first = isinstance(theirs, float) and (theirs, winner) < (starter.started_at, self._name)
-            if first or owner.headers.get("State") == "done":
+            first = isinstance(theirs, float) and (theirs, winner) < (started_at, self._name)
+            if first or owner.headers.get("State") == DONE:
                 break
-            event(log, "job runs twice", logging.WARNING, job=starter.job.id, other=owner.node)
-            starter.job.ad["DuplicateStart"] = owner.node
-            request = Request(Action.YIELD, starter.job.id, node=self._name, sender=self._user)
+            event(log, "job runs twice", logging.WARNING, job=job.id, other=owner.node)
+            beaten = owner.node
+            request = Request(Action.YIELD, job.id, node=self._name, sender=self._user)
             answers = await self._asker.ask(request, node_key(owner.node), LAST_ASK)
             if answers and answers[0].status == 0:
-                return
-        starter.give_way(winner, unsent=True)
+                return "", beaten
+        return winner, beaten
 
     async def announce_done(self, count: int) -> None:
         """Tell the others what was finished last, here or in an earlier life: the broker may not know it is settled."""
-        for key in self._journal.last_done(count):
-            await self._custody.announce(key, self._user)
+        await self._custody.announce(self._journal.last_done(count), self._user)
 
     async def send_what_is_left(self, running: Container[str]) -> None:
         """Results that an earlier life of this node could not send, or did not see confirmed. Outlives connections."""
@@ -79,21 +86,26 @@ class Reunion:
     async def _send_left(self, message: Message, reply_to: str, key: str, running: Container[str]) -> None:
         job = message.correlation_id or ""
         incarnation = int(key.rpartition("#")[2]) if key != job else 0
-        sent = job not in running and await self._nobody_has(Job(job, ClassAd(), reply_to, incarnation=incarnation))
-        event(log, "result of an earlier life", job=job, sent=sent)
+        winner, beaten = await self._contest_left(Job(job, ClassAd(), reply_to, incarnation=incarnation))
+        sent = job not in running and not winner
+        event(log, "result of an earlier life", job=job, sent=sent, other=winner or beaten)
         if sent:
+            if beaten:
+                duplicate = wire_headers(ClassAd({"DuplicateStart": beaten}))
+                message = dataclasses.replace(message, headers={**message.headers, **duplicate})
             try:
                 await self._post.deliver(message, reply_to)
             except Refused as error:
                 await self._post.bury(dataclasses.replace(message, reply_to=reply_to), str(error))
             self._journal.finished(job, key)
-            await self._custody.announce(key, self._user)
+            await self._custody.announce([key], self._user)
         self._journal.dispatched(key)
 
-    async def _nobody_has(self, job: Job) -> bool:
+    async def _contest_left(self, job: Job) -> tuple[str, str]:
+        """The same for a job that has ended: whoever may have read its result, no other is to follow."""
         while True:
             await self._online.wait()
             try:
-                return await self._custody.who_has(job, LAST_ASK) is None
+                return await self._contest(job, 0.0)
             except TransportError:
                 await asyncio.sleep(ASK)  # whoever watches the connection may not know yet

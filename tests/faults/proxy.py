@@ -16,6 +16,11 @@ class Proxy:
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
+        self._heard = asyncio.Event()
+        self._heard.set()
+        self._last = b""
+        self.reached = asyncio.Event()
+        """Set when what `stall_at` waits for has come."""
         self._writers: set[asyncio.StreamWriter] = set()
         self._links: set[asyncio.Task[None]] = set()
 
@@ -39,8 +44,18 @@ class Proxy:
         """Take what comes and pass nothing on, in either direction; new connections hang. Nobody is told."""
         self._flowing.clear()
 
+    def stall_at(self, last: bytes) -> None:
+        """Stall, in both directions, when these bytes are about to be passed on to the broker."""
+        self._last = last
+
+    def deafen(self) -> None:
+        """Pass nothing on to the node; the broker hears it."""
+        self._heard.clear()
+
     def flow(self) -> None:
         """Pass on again, also what was held up."""
+        self._last = b""
+        self._heard.set()
         self._flowing.set()
 
     def cut(self) -> None:
@@ -58,7 +73,7 @@ class Proxy:
             there, back = await self._connect()
             self._writers.add(back)
             try:
-                await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+                await asyncio.gather(self._pump(reader, back, up=True), self._pump(there, writer))
             finally:
                 self._writers.discard(back)
                 back.transport.abort()
@@ -75,9 +90,14 @@ class Proxy:
                 return await asyncio.open_connection(host, port)
         raise ConnectionRefusedError("no broker answers")
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, up: bool = False) -> None:
         while data := await reader.read(1 << 16):
+            if up and self._last and self._last in data:
+                self.stall()
+                self.reached.set()
             await self._flowing.wait()
+            if not up:
+                await self._heard.wait()
             writer.write(data)
             await writer.drain()
         raise ConnectionResetError("the other end hung up")
