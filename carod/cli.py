@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
 import json
 import sys
@@ -81,7 +82,10 @@ def main() -> None:
 
 
 @click.command(short_help="Run jobs from the queue on this machine.")
-@click.option("--broker", "carod_broker_url", metavar="URL", help="amqp[s]://user:password@host:port/vhost")
+@click.option("--broker", "carod_broker_url", metavar="URL", help="amqp[s][10]://user:password@host:port/vhost")
+@click.option(
+    "--protocol", "carod_broker_protocol", type=click.Choice(["0-9-1", "1.0"]), help="AMQP's, if not as the URL says."
+)
 @click.option("--queue", "carod_broker_queue", metavar="NAME", help="The job queue (default grid).")
 @click.option(
     "--slots",
@@ -104,6 +108,7 @@ def start(file: str | None, **overrides: Any) -> None:
     \b
     carod start
     carod start --broker amqp://me:secret@broker.example/prod --queue risk --slots 16
+    carod start --broker amqp10://me:secret@qpid.example
     carod start --config /etc/carod/carod.conf --log-format json
     """
     from carod import log
@@ -134,12 +139,15 @@ def leaves(group: ExceptionGroup[Exception]) -> Iterator[Exception]:
 
 
 async def _serve(settings: Any) -> None:
+    from carod.amqp import with_protocol
     from carod.log import event
     from carod.node import node
 
     for warning in settings.warnings:
         event(node.log, warning, 30)
-    await node.Node(settings.config, settings.macros).run()
+    config = settings.config
+    url = with_protocol(config.carod_broker_url, config.carod_broker_protocol)
+    await node.Node(dataclasses.replace(config, carod_broker_url=url), settings.macros).run()
 
 
 @click.command(short_help="Print every knob, its value and where that comes from.")

@@ -43,8 +43,10 @@ class Config:
     """All knobs; a field's name in capitals is the knob's."""
 
     carod_broker_url: str = knob(
-        "amqp://guest:guest@127.0.0.1:5672/", "the broker: amqp[s]://user:password@host:port/vhost"
+        "amqp://guest:guest@127.0.0.1:5672/",
+        "the broker: amqp[s]://user:password@host:port/vhost, or amqp[s]10:// for AMQP 1.0",
     )
+    carod_broker_protocol: str = knob("", "0-9-1 or 1.0, whatever the URL's scheme says; empty: as it says")
     carod_broker_queue: str = knob("grid", "the job queue; every other name on the broker derives from it")
     carod_broker_heartbeat: int = knob(30, "a broker silent for so long is gone", "s")
     carod_broker_ca_file: str = knob("", "CA certificates (PEM) that sign the broker's, for amqps://")

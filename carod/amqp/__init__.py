@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carod.amqp.endpoint import BadEndpoint, Endpoint
+from carod.amqp.endpoint import SCHEMES, BadEndpoint, Endpoint, with_protocol
 from carod.amqp.transport import (
     Address,
     Body,
@@ -27,6 +27,7 @@ from carod.amqp.transport import (
 )
 
 __all__ = [
+    "SCHEMES",
     "Address",
     "BadEndpoint",
     "Body",
@@ -50,6 +51,7 @@ __all__ = [
     "TypedId",
     "Unroutable",
     "open_transport",
+    "with_protocol",
 ]
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671, "amqp10": 5672, "amqps10": 5671}
-PROTOCOLS = ("0-9-1", "1.0")
+SCHEMES = {"0-9-1": ("amqp", "amqps"), "1.0": ("amqp10", "amqps10")}
+"""Of each protocol, without TLS and with it."""
 FORM = "amqp://user:password@host:port/vhost (amqps:// with TLS, amqp10:// and amqps10:// for AMQP 1.0)"
 
 
@@ -21,9 +22,9 @@ class BadEndpoint(ValueError):
 class Endpoint:
     """A broker's URL and the credentials beside it.
 
-    `url` is `amqp[s][10]://[user[:password]@]host[:port][/vhost]`. `protocol` is one of PROTOCOLS; empty, the URL's
-    scheme says it: `amqp10` and `amqps10` are AMQP 1.0. `name` is what the broker's console shows for the connection.
-    Times are in seconds. Raises BadEndpoint when the URL can't be one.
+    `url` is `amqp[s][10]://[user[:password]@]host[:port][/vhost]`; `amqp10` and `amqps10` are AMQP 1.0, the others
+    0-9-1. `name` is what the broker's console shows for the connection. Times are in seconds. Raises BadEndpoint when
+    the URL can't be one.
     """
 
     url: str
@@ -33,7 +34,6 @@ class Endpoint:
     ca_file: str = ""
     cert_file: str = ""
     key_file: str = ""
-    protocol: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -49,8 +49,6 @@ class Endpoint:
             )
         if not parts.hostname or port == 0:
             raise BadEndpoint(f"broker URL {self.safe_url!r} names no host; write {FORM}")
-        if self.protocol not in ("", *PROTOCOLS):
-            raise BadEndpoint(f"protocol {self.protocol!r} is not one of {', '.join(PROTOCOLS)}")
 
     @property
     def host(self) -> str:
@@ -69,7 +67,7 @@ class Endpoint:
     @property
     def amqp10(self) -> bool:
         """Whether it is AMQP 1.0 that is spoken there."""
-        return self.protocol == "1.0" or (not self.protocol and urlsplit(self.url).scheme.endswith("10"))
+        return urlsplit(self.url).scheme.endswith("10")
 
     @property
     def credentials(self) -> tuple[str, str] | None:
@@ -117,3 +115,17 @@ class Endpoint:
         except ssl.SSLError as error:
             raise BadEndpoint(f"TLS files {self.ca_file!r}, {self.cert_file!r}, {self.key_file!r}: {error}") from None
         return context
+
+
+def with_protocol(url: str, protocol: str) -> str:
+    """A broker's URL for a protocol, `0-9-1` or `1.0`, whichever its scheme names; for an empty one, the URL as it is.
+
+    Raises BadEndpoint for another protocol. A URL that is none stays as it is: whoever opens it says so.
+    """
+    if not protocol:
+        return url
+    if protocol not in SCHEMES:
+        raise BadEndpoint(f"protocol {protocol!r} is not one of {', '.join(SCHEMES)}")
+    scheme, colon, rest = url.partition("://")
+    plain, tls = SCHEMES[protocol]
+    return f"{tls if scheme.startswith('amqps') else plain}{colon}{rest}" if scheme in DEFAULT_PORTS else url

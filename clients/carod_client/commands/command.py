@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import sys
 from collections.abc import Awaitable, Callable
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 from rich.console import Console
 
-from carod.amqp import BadEndpoint
+from carod.amqp import SCHEMES, BadEndpoint, with_protocol
 from carod_client.commands.tables import clean
 from carod_client.control import CENSUS, PATIENCE, Control, NoSuchJob, NoSuchNode
 from carod_client.errors import GridError, NoQueue
@@ -63,13 +64,28 @@ class Out:
         print(json.dumps(values), flush=True)
 
 
+def broker_options(command: F) -> F:
+    """The options that say where the broker is; the command gets them as one URL, `broker`."""
+
+    @functools.wraps(command)
+    def located(broker: str, protocol: str | None, *args: Any, **settings: Any) -> Any:
+        return command(*args, broker=with_protocol(broker, protocol or ""), **settings)
+
+    with_options = click.option(
+        "--broker", envvar=["CAROD_BROKER", "_CAROD_BROKER_URL"], default=DEFAULT_URL, metavar="URL",
+        help="The broker. Default: $CAROD_BROKER, $_CAROD_BROKER_URL, or RabbitMQ on this machine.",
+    )(
+        click.option("--protocol", type=click.Choice(list(SCHEMES)), help="AMQP's; default: as the URL's scheme says.")(
+            located
+        )
+    )  # fmt: skip
+    return cast(F, with_options)
+
+
 def grid_options(command: F) -> F:
     """The options that all these commands have; they end in `run`."""
     options = (
-        click.option(
-            "--broker", envvar=["CAROD_BROKER", "_CAROD_BROKER_URL"], default=DEFAULT_URL, metavar="URL",
-            help="The broker. Default: $CAROD_BROKER, $_CAROD_BROKER_URL, or RabbitMQ on this machine.",
-        ),
+        broker_options,
         click.option(
             "--queue", envvar="_CAROD_BROKER_QUEUE", default=DEFAULT_QUEUE, metavar="NAME", show_default=True,
             help="The job queue.",

@@ -14,10 +14,11 @@ from carod.amqp import BadEndpoint
 from carod.classad import ClassAd
 from carod.job import JobError as HeaderError
 from carod.job import read_headers
+from carod_client.commands.command import broker_options
 from carod_client.commands.report import OWN_FAILURE, Report
 from carod_client.commands.submission import Submission, exit_code_of
 from carod_client.errors import GridError
-from carod_client.grid import DEFAULT_QUEUE, DEFAULT_URL, Grid
+from carod_client.grid import DEFAULT_QUEUE, Grid
 
 INTERRUPTED = 130
 
@@ -58,10 +59,7 @@ def _environment(ctx: click.Context, param: click.Parameter, given: tuple[str, .
 
 
 @click.command(cls=_Command, context_settings={"allow_interspersed_args": False, "help_option_names": ["-h", "--help"]})
-@click.option(
-    "--broker", envvar=["CAROD_BROKER", "_CAROD_BROKER_URL"], default=DEFAULT_URL, metavar="URL",
-    help="The broker. Default: $CAROD_BROKER, $_CAROD_BROKER_URL, or RabbitMQ on this machine.",
-)  # fmt: skip
+@broker_options
 @click.option(
     "--queue", envvar="_CAROD_BROKER_QUEUE", default=DEFAULT_QUEUE, metavar="NAME", show_default=True,
     help="The job queue.",
