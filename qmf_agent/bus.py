@@ -91,6 +91,8 @@ class Bus:
         self._started = time.time_ns()
         self._group: asyncio.TaskGroup | None = None
         self._transport: Transport | None = None
+        self.serving = asyncio.Event()
+        """Set while consoles are answered."""
         model.listen(self._indications)
 
     async def run(self, transport: Transport) -> None:
@@ -112,10 +114,12 @@ class Bus:
                 ]
                 await transport.consume(locates, functools.partial(self._take, self._locate), credit=0, settled=True)
                 await transport.consume(requests, functools.partial(self._take, self._request), credit=UNDER_WAY)
+                self.serving.set()
                 reason = await transport.wait_closed()
                 for loop in loops:
                     loop.cancel()
         finally:
+            self.serving.clear()
             self._group = self._transport = None
         raise ConnectionLost(reason)
 
