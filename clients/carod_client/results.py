@@ -7,7 +7,7 @@ import os
 import shutil
 import stat
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -56,15 +56,23 @@ class Results:
         except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
             raise BadArchive(f"file {name!r} can't be read from the results: {error}") from None
 
-    def extract(self, directory: str | os.PathLike[str]) -> list[Path]:
+    def checksum(self, name: str) -> tuple[int, int] | None:
+        """A file's size and CRC-32, as the zip has them; None if there is no such file."""
+        if self._archive is None or name not in self:
+            return None
+        entry = self._archive.getinfo(name)
+        return entry.file_size, entry.CRC
+
+    def extract(self, directory: str | os.PathLike[str], only: Container[str] | None = None) -> list[Path]:
         """Unpack everything below `directory` (made if need be), with permission bits; the files' paths come
         back.
 
-        Files there already are replaced. Links that stay inside are kept as links. Raises BadArchive, before
-        anything is written, if an entry would land elsewhere: an absolute name, `..`, a link that leads out.
+        With `only`, files of other names are left out. Files there already are replaced. Links that stay inside
+        are kept as links. Raises BadArchive, before anything is written, if an entry would land elsewhere: an
+        absolute name, `..`, a link that leads out.
         """
         root = Path(directory)
-        entries = [(entry, _inside(entry)) for entry in self._entries()]
+        entries = [(entry, _inside(entry)) for entry in self._entries() if only is None or entry.filename in only]
         links = {name: self._link_target(entry, name) for entry, name in entries if _is_link(entry)}
         for _, name in entries:
             if not links.keys().isdisjoint(name.parents):

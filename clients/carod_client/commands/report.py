@@ -33,10 +33,10 @@ OWN_FAILURE = 125
 class Report:
     """Everything that one `carod submit` prints. Use with `with` while jobs are under way."""
 
-    def __init__(self, *, as_json: bool, quiet: bool, sweep: int | None) -> None:
-        """`sweep` is the number of jobs, None for a single one."""
+    def __init__(self, *, as_json: bool, quiet: bool, sweep: int | None, forward: bool = True) -> None:
+        """`sweep` is the number of jobs, None for a single one; `forward` passes on what they print."""
         self.console = Console(stderr=True, highlight=False)
-        self._json, self._sweep = as_json, sweep
+        self._json, self._sweep, self._forwards = as_json, sweep, forward
         self._talks = self.console.is_terminal and not quiet and not as_json
         self._started = time.monotonic()
         self._outcomes: Counter[str] = Counter()
@@ -128,14 +128,14 @@ class Report:
             return
         self._forward(n, b"", b"")
         prefix = f"job {n}: " if self._sweep is not None else ""
-        self._complain(f"{prefix}{error}{f' (its files are in {where})' if where else ''}")
+        self.complain(f"{prefix}{error}{f' (its files are in {where})' if where else ''}")
 
     def own_failure(self, error: Exception) -> None:
         """Nothing goes on, for this reason."""
         if self._json:
             self._error_object(error, None)
         else:
-            self._complain(str(error))
+            self.complain(str(error))
 
     def interrupted(self, left: LeftBehind) -> None:
         """Ctrl-C, and what became of the jobs."""
@@ -148,7 +148,7 @@ class Report:
             )
             if count
         ]
-        self._complain("interrupted" + (f"; jobs: {'; '.join(said)}" if said else ""))
+        self.complain("interrupted" + (f"; jobs: {'; '.join(said)}" if said else ""))
 
     def summary(self) -> None:
         """A sweep is over."""
@@ -206,6 +206,8 @@ class Report:
 
     def _forward(self, n: int, stdout: bytes, stderr: bytes) -> None:
         """Pass on what jobs printed: each job's in one piece, in the order of their numbers."""
+        if not self._forwards:
+            return
         self._held_back[n] = stdout, stderr
         while self._next in self._held_back:
             self._write(*self._held_back.pop(self._next))
@@ -238,7 +240,7 @@ class Report:
         if self._status is not None:
             self._status.update(f"[dim]{_escaped(text)}[/dim]")
 
-    def _complain(self, text: str) -> None:
+    def complain(self, text: str) -> None:
         self.console.print(f"carod: {text}", markup=False, soft_wrap=True)
 
     def _error_object(self, error: Exception, n: int | None, **more: Any) -> None:

@@ -1,4 +1,4 @@
-"""The command `carod submit`: run a program on the grid as if it ran here."""
+"""The command `carod submit`: run a program on the grid as if it ran here, or submit the jobs of a description."""
 
 from __future__ import annotations
 
@@ -23,10 +23,15 @@ from carod_client.grid import DEFAULT_QUEUE, Grid
 INTERRUPTED = 130
 
 
+DESCRIPTIONS = (".sub", ".submit", ".condor", ".jdl")
+"""How the name of a submit description ends; after `--` any name is a program's."""
+
+
 class _Command(click.Command):
     """Usage errors end with 125 too: any lower code is a job's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta["after dashes"] = "--" in args
         try:
             return super().parse_args(ctx, args)
         except click.UsageError as error:
@@ -104,18 +109,31 @@ def _environment(ctx: click.Context, param: click.Parameter, given: tuple[str, .
     "--priority", metavar="N", type=click.IntRange(0, 255),
     help="Larger goes first, if the queue has priorities.",
 )  # fmt: skip
+@click.option(
+    "--append", "-append", multiple=True, metavar="LINE",
+    help="FILE.sub: a further line, before the first queue. Repeatable.",
+)  # fmt: skip
+@click.option("--dump", "-dump", is_flag=True, help="FILE.sub: submit nothing, print the jobs' ads; or [OUT] FILE.sub.")
+@click.option("--direct", is_flag=True, help="FILE.sub: straight to the queue, even if an agent answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: updates, results, errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Print what the job prints, and errors; no status, no bar.")
-@click.argument("command", metavar="-- CMD [ARGS]...", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument("command", metavar="[-- CMD [ARGS]... | FILE.sub]", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.pass_context
 def submit(
+    ctx: click.Context,
+    /,
     broker: str,
     queue: str,
     command: tuple[str, ...],
     as_json: bool,
     quiet: bool,
+    append: tuple[str, ...],
+    dump: bool,
+    direct: bool,
     **settings: Any,
 ) -> None:
     """Run CMD on the grid; its output comes out here, its exit code is this command's.
+    Or submit the jobs that FILE.sub describes in HTCondor's submit language.
 
     CMD is an absolute path on the node's machine, or a file that is sent along: one of the inputs, or a local
     file written with a slash, such as ./job.sh.
@@ -128,6 +146,12 @@ def submit(
       echo data | carod submit --stdin - -- /usr/bin/sort
       carod submit --count 200 -i 'scenarios/{n}.json' -o out -- ./price.py '{n}.json'
       carod submit --json -- /bin/hostname | jq -r 'select(.event == "result").stdout'
+      carod submit sweep.sub
+      carod submit -append 'request_memory = 2GB' -dump sweep.sub
+
+    A FILE.sub (its name ends in .sub, .submit, .condor or .jdl; - is standard input) goes to the agent, which keeps
+    its jobs and results: see `carod q` and `carod fetch`. Without an agent, or with --direct, the jobs go straight to
+    the queue; this command then stays until the last one ends, and writes their output, error and log files.
 
     \b
     Exit code:
@@ -141,6 +165,20 @@ def submit(
 
     Status and progress go to a terminal only: in a pipe there is nothing but what the job prints.
     """
+    described = _description(ctx, command, dump)
+    if described is not None:
+        from carod_client.commands.submit_file import submit_file
+
+        _only_for_programs(ctx)
+        out, file = described
+        sys.exit(
+            submit_file(
+                file, out, append=append, dump=dump, direct=direct, broker=broker, queue=queue, as_json=as_json,
+                quiet=quiet, **{name: settings[name] for name in FOR_BOTH},
+            )
+        )  # fmt: skip
+    if append or dump or direct:
+        raise _wrong_usage("--append, --dump and --direct are for submit descriptions, whose names end in .sub")
     report = Report(as_json=as_json, quiet=quiet, sweep=settings["count"])
     submission = Submission(report=report, command=command, **settings)
     try:
@@ -155,6 +193,40 @@ def submit(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can Python flush to it at exit
         code = 128 + 13
     sys.exit(code)
+
+
+FOR_BOTH = ("in_flight", "timeout", "expires", "attributes")
+
+
+def _description(ctx: click.Context, words: tuple[str, ...], dump: bool) -> tuple[str | None, str] | None:
+    """The file to dump to, and the description, if it is one that is meant and not a program."""
+    named = [word == "-" or word.endswith(DESCRIPTIONS) for word in words]
+    if ctx.meta["after dashes"] or not (named[0] or (dump and named[-1])):
+        return None
+    if len(words) == 1:
+        return None, words[0]
+    if dump and len(words) == 2 and named[1]:
+        return words[0], words[1]
+    raise _wrong_usage(f"one description at a time; {words[1]!r} is too much (to run a program, write -- before it)")
+
+
+def _only_for_programs(ctx: click.Context) -> None:
+    """Raise UsageError for options that a description has commands for."""
+    given = [
+        param
+        for param in ctx.command.params
+        if isinstance(param, click.Option)
+        and param.name in ("inputs", "output", "env", "stdin", "count", "priority")
+        and ctx.get_parameter_source(param.name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise _wrong_usage(f"{given[0].opts[-1]} is for programs; a submit description has commands for that")
+
+
+def _wrong_usage(text: str) -> click.UsageError:
+    error = click.UsageError(text)
+    error.exit_code = OWN_FAILURE  # type: ignore[misc]
+    return error
 
 
 async def _run(submission: Submission, broker: str, queue: str) -> int:

@@ -64,7 +64,8 @@ class Description:
         try:
             return cls(Path(name).read_text(encoding="utf-8"), name, append)
         except OSError as error:
-            raise SubmitError(Place(name, 0), error.strerror or str(error)) from None
+            mend = f"; a program of that name is run by `carod submit -- {name}`"
+            raise SubmitError(Place(name, 0), f"{error.strerror or error}{mend}") from None
         except UnicodeDecodeError as error:
             raise SubmitError(Place(name, 0), f"not UTF-8 text (byte {error.start}); save it as UTF-8") from None
 
@@ -220,7 +221,9 @@ class _Run:
             if name in WITHOUT_EFFECT:
                 yield f"{place}: {name} {WITHOUT_EFFECT[name]}"
             elif name in self.resources:
-                yield f"{place}: {name}: no node sets such a resource aside; name it in requirements, too"
+                close = difflib.get_close_matches(name, ("request_cpus", "request_memory", "request_disk"), 1, 0.75)
+                mend = f"is {close[0]} meant?" if close else "name it in requirements, too"
+                yield f"{place}: {name}: no node sets such a resource aside; {mend}"
             elif name not in KNOWN and name not in self.macros.used:
                 close = difflib.get_close_matches(name, KNOWN, 1, 0.75)
                 mend = f"; is {close[0]} meant?" if close else "; for an attribute write +" + name

@@ -9,14 +9,14 @@ from carod_client.errors import BadJob
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A line of a submit description: the file's name, the line counted from 1, and its text."""
+    """A line of a submit description: the file's name, the line counted from 1 (0: the file as such), and its text."""
 
     file: str
     line: int
     text: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}"
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 class SubmitError(BadJob):
