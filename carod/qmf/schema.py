@@ -50,6 +50,9 @@ class Property:
     optional: bool = False
     reference: str = ""
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
@@ -58,14 +61,17 @@ class Statistic:
     desc: str = ""
     unit: str = ""
 
+    def __str__(self) -> str:
+        return self.name
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """An argument; `direction` is I or O. With a `default` it may be left out. `binary` ones are bytes."""
+    """An argument; `dir` is I, O or IO. With a `default` it may be left out. `binary` ones are bytes."""
 
     name: str
     type: Type
-    direction: str = "I"
+    dir: str = "I"
     desc: str = ""
     default: str | int | None = None
     binary: bool = False
@@ -77,9 +83,12 @@ class Method:
     arguments: tuple[Argument, ...] = ()
     desc: str = ""
 
+    def __str__(self) -> str:
+        return f"{self.name}({', '.join(argument.name for argument in self.inputs)})"
+
     @property
     def inputs(self) -> list[Argument]:
-        return [argument for argument in self.arguments if "I" in argument.direction]
+        return [argument for argument in self.arguments if "I" in argument.dir]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,7 @@ class SchemaClass:
         for method in self.methods:
             out.map(_present(name=method.name, argCount=len(method.arguments), desc=method.desc))
             for argument in method.arguments:
-                named = {"name": argument.name, "type": int(argument.type), "dir": argument.direction}
+                named = {"name": argument.name, "type": int(argument.type), "dir": argument.dir}
                 default = {} if argument.default is None else {"default": argument.default}
                 out.map(_present(**named, desc=argument.desc) | default)
         return out.encoded
