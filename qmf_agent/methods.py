@@ -273,13 +273,13 @@ class Grid:
     async def _query(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:
         """Ads of jobs that match a constraint, a part at a time: the next one begins after `Next`, 0 is the end."""
         text, scope = str(arguments.get("Constraint") or ""), str(arguments.get("Scope") or "all")
-        names, after = arguments.get("Attributes") or [], arguments.get("After", 0)
+        names, after = str(arguments.get("Attributes") or ""), arguments.get("After", 0)
         if scope not in _SCOPES:
             raise _bad(f"Scope: {scope[:40]!r} is none of {', '.join(_SCOPES)}")
-        if not isinstance(names, list) or not _is_integer(after) or not 0 <= int(after) < lookup.LAST_ROW:
-            raise _bad("QueryJobs takes Attributes, a list of names, and After, the Next of the answer before")
+        if not _is_integer(after) or not 0 <= int(after) < lookup.LAST_ROW:
+            raise _bad("After: the Next of the answer before is needed, 0 at first")
         constraint = Constraint(text, _SCOPES[scope])
-        wanted = [str(name) for name in names]
+        wanted = [name.strip() for name in names.split(",") if name.strip()]
         limit = arguments.get("Limit") or MAX_FOUND
         limit = min(limit, MAX_FOUND) if _is_integer(limit) and limit > 0 else MAX_FOUND
         found, following = await self._queue.store.read(lambda db: constraint.look(db, int(after) or -1, limit))

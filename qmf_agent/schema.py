@@ -44,6 +44,7 @@ SLICE = (
     Argument("Start", S64, desc="first byte; negative: from the end"),
     Argument("End", S64, desc="first byte no more; 0: as far as one answer carries"),
 )
+DATA = (_out("Data", LSTR, binary=True), _out("Size", S64, "the whole file's"))
 ECHO = Method(
     "echo",
     (
@@ -85,6 +86,15 @@ SCHEDULER = SchemaClass(
         Method("Submit", (AD, _out("Id", SSTR)), "Submit a job"),
         Method("SubmitJob", (AD, _out("Id", SSTR)), "Submit a job"),
         Method(
+            "SubmitJobs",
+            (
+                Argument("Ads", LIST, desc="1 to 1,000 ads, each in either of the two forms"),
+                _out("Id", SSTR, "the first job's"),
+                _out("Ids", LIST, "one for each ad"),
+            ),
+            "Submit many jobs as one cluster, all or none",
+        ),
+        Method(
             "SetJobAttribute",
             (ID, Argument("Name", SSTR), Argument("Value", LSTR, desc="ClassAd source text")),
             "Change an attribute of a job's ad",
@@ -97,10 +107,28 @@ SCHEDULER = SchemaClass(
         Method("create", (_out("Id", SSTR),), "Begin a submission that sends its input files"),
         Method(
             "send",
-            (ID, Argument("Data", LSTR, desc="the next piece of the zip", binary=True)),
+            (ID, Argument("Data", LSTR, desc="the next piece of the zip", binary=True), _out("Size", S64)),
             "Send a piece of the input files' archive",
         ),
-        Method("submit", (ID, AD), "Submit the job whose input files were sent"),
+        Method(
+            "submit",
+            (Argument("Id", SSTR, "IO"), AD),
+            "Submit the job whose input files were sent",
+        ),
+        Method(
+            "QueryJobs",
+            (
+                Argument("Constraint", LSTR, desc="a ClassAd expression; empty: all", default=""),
+                Argument("Scope", SSTR, desc="queue: not over; history: over; all", default="all"),
+                Argument("Attributes", LSTR, desc="names to be returned, comma-separated; none: all", default=""),
+                Argument("After", S64, desc="Next of the answer before; 0: from the start", default=0),
+                Argument("Limit", U32, desc="jobs at most; 0: 500", default=0),
+                _out("Jobs", LIST, "an ad for each"),
+                _out("Next", S64, "where to go on; 0: that was all"),
+            ),
+            "Ads of the jobs that match, a part at a time",
+        ),
+        Method("GetSteps", (ID, _out("Steps", LIST, "When (ns), JobStatus, Who, Why")), "A job's life so far"),
         ECHO,
     ),
 )
@@ -139,7 +167,7 @@ JOB = SchemaClass(
     (),
     (
         Method("GetAd", (_out("Ad", MAP, "the whole ad, expressions named in !!descriptors"),), "The job's ad"),
-        Method("Fetch", (*SLICE, _out("Data", LSTR, binary=True)), "A piece of a file of the job's result"),
+        Method("Fetch", (*SLICE, *DATA), "A piece of a file of the job's result"),
     ),
 )
 
@@ -163,7 +191,7 @@ JOB_SERVER = SchemaClass(
     (),
     (
         Method("GetJobAd", (ID, _out("JobAd", MAP)), "A job's ad"),
-        Method("FetchJobData", (ID, *SLICE, _out("Data", LSTR, binary=True)), "A piece of a file of a job's result"),
+        Method("FetchJobData", (ID, *SLICE, *DATA), "A piece of a file of a job's result"),
     ),
 )
 
