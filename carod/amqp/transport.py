@@ -111,7 +111,8 @@ class Queue:
 
     An unused queue is gone after `expires`.
     `quorum` queues live on several nodes of a RabbitMQ cluster.
-    `dead_letter` is where the broker sends what expires or is rejected; `bindings` are (exchange, key) pairs.
+    `dead_letter` is where the broker sends what stays for longer than `message_ttl`; `bindings` are (exchange, key)
+    pairs.
     """
 
     name: str
@@ -126,14 +127,15 @@ class Queue:
 
 
 class Outcome(Enum):
-    """How a delivery is settled (AMQP 1.0, 3.4 "Delivery State")."""
+    """How a delivery is settled (AMQP 1.0, 3.4 "Delivery State").
+
+    There is no `rejected`: one broker drops what is, another dead-letters it, a third offers it again.
+    """
 
     ACCEPTED = "accepted"
     """Done with: the broker forgets the message."""
     RELEASED = "released"
     """Back to the queue, for anyone."""
-    REJECTED = "rejected"
-    """Not to be had again: dropped, or dead-lettered where the queue says so."""
 
 
 class Delivery(Protocol):

@@ -100,15 +100,6 @@ async def test_what_is_released_comes_again_marked_as_redelivered(transport: Tra
     assert (again.message.body, again.redelivered) == (b"x", True)
 
 
-async def test_what_is_rejected_goes_where_the_queue_says(transport: Transport, queue: str) -> None:
-    name, _ = await transport.declare(
-        Queue(f"{queue}-2", durable=False, exclusive=True, dead_letter=Address("", queue), message_ttl=1000.0)
-    )
-    await transport.publish(Message(b"x"), Address("", name))
-    (await (await consume(transport, name)).next()).settle(Outcome.REJECTED)
-    assert (await (await consume(transport, queue)).next()).message.body == b"x"
-
-
 async def test_a_delivery_is_settled_exactly_once(transport: Transport, queue: str) -> None:
     await transport.publish(Message(), Address("", queue))
     delivery = await (await consume(transport, queue)).next()

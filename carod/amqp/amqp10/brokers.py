@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
+from uuid import uuid4
 
 from proton import Disposition
 
@@ -23,11 +24,14 @@ log = logging.getLogger("carod.amqp")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a link for messages to an address goes, and the key that they carry as subject."""
+    """Where messages for an address go: their `to` and, for an exchange, the key that they carry as subject.
 
-    link: str
+    `link` is the address of the link they are sent on; empty for the one link on which each says where it goes.
+    """
+
+    to: str
     subject: str | None = None
-    capabilities: tuple[str, ...] = ()
+    link: str = ""
 
 
 class Broker(Protocol):
@@ -39,13 +43,16 @@ class Broker(Protocol):
     def hostname(self, vhost: str) -> str | None:
         """What an open frame must name for a virtual host, if not the vhost itself."""
 
-    def source(self, queue: str) -> str:
-        """The address from which a queue is consumed."""
-
     def target(self, to: Address) -> Target: ...
 
     def redelivered(self, received: Received) -> bool:
         """Whether somebody may have had this message before."""
+
+    async def source_of(self, queue: str) -> str:
+        """The address from which a queue is consumed. May raise Refused if there is none."""
+
+    async def declare_private(self) -> str | None:
+        """Make a queue that ends with the connection; None where a link with a dynamic source is how that is done."""
 
     async def declare_queue(self, queue: Queue) -> bool:
         """Make a queue that has a name: whether it has the arguments asked for. Raises Refused."""
@@ -103,13 +110,14 @@ class BrokerJ:
     def hostname(self, vhost: str) -> str | None:
         return None
 
-    def source(self, queue: str) -> str:
+    async def source_of(self, queue: str) -> str:
         return queue
 
+    async def declare_private(self) -> str | None:
+        return None
+
     def target(self, to: Address) -> Target:
-        if not to.exchange:
-            return Target(to.key)
-        return Target(to.exchange, to.key, ("REJECT_UNROUTABLE",))
+        return Target(to.exchange, to.key) if to.exchange else Target(to.key)
 
     def redelivered(self, received: Received) -> bool:
         return received.delivery_count > 0
@@ -242,13 +250,20 @@ class RabbitMQ:
     def hostname(self, vhost: str) -> str | None:
         return None if vhost == "/" else f"vhost:{vhost}"
 
-    def source(self, queue: str) -> str:
+    async def source_of(self, queue: str) -> str:
+        if await self.depth(queue) is None:  # consuming what is not there costs the session, and all who are on it
+            raise Refused(f"no queue {queue!r}")
         return f"/queues/{_quoted(queue)}"
+
+    async def declare_private(self) -> str | None:
+        name = f"carod.{uuid4()}"
+        await self.declare_queue(Queue(name, durable=False, exclusive=True, auto_delete=True))
+        return name
 
     def target(self, to: Address) -> Target:
         if not to.exchange:
             return Target(f"/queues/{_quoted(to.key)}")
-        return Target(f"/exchanges/{_quoted(to.exchange)}", to.key)
+        return Target(f"/exchanges/{_quoted(to.exchange)}/{_quoted(to.key)}")
 
     def redelivered(self, received: Received) -> bool:
         return received.delivery_count > 0 or not received.first_acquirer

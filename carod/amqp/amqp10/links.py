@@ -255,26 +255,46 @@ class Delivery10:
         """Settle exactly once; see `transport.Delivery`."""
         if self.settled:
             raise AssertionError(f"the delivery of message {self.message.message_id} is settled already")
-        state = _STATES.get(outcome, self.subscription.release_as)
+        state = Disposition.ACCEPTED if outcome is Outcome.ACCEPTED else self.subscription.release_as
         self.subscription.settle(self._delivery, state, state == Disposition.MODIFIED)
         self.settled = True
-
-
-_STATES: dict[Outcome, int] = {Outcome.ACCEPTED: Disposition.ACCEPTED, Outcome.REJECTED: Disposition.REJECTED}
 
 
 # -- publishing ------------------------------------------------------------------------------------------------
 
 
+class Sent:
+    """A message on its way `to` an address, until the broker has answered for it; awaited with `arrived`."""
+
+    __slots__ = ("_answered", "to")
+
+    def __init__(self, to: str) -> None:
+        self.to = to
+        self._answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def arrived(self) -> None:
+        """Wait for it. Raises Unroutable, Refused, Busy or ConnectionLost."""
+        await self._answered
+
+    def settle(self, error: Exception | None) -> None:
+        if self._answered.done():
+            return
+        if error is None:
+            self._answered.set_result(None)
+        else:
+            self._answered.set_exception(error)
+            self._answered.exception()  # whoever did not wait for it does not want to hear of it
+
+
 class Publisher10(LinkEnd):
-    """A link to one address."""
+    """A link to one address, or to whatever each message says."""
 
     link: Sender
 
     def __init__(self, wire: Wire, link: Sender) -> None:
         super().__init__(wire, link)
-        self._waiting: dict[asyncio.Future[None], None] = {}
-        self._backlog: deque[tuple[bytes, asyncio.Future[None]]] = deque()
+        self._waiting: dict[Sent, None] = {}
+        self._backlog: deque[tuple[bytes, Sent]] = deque()
         self._credit_waiter: asyncio.Future[None] | None = None
         self._count = 0
 
@@ -282,87 +302,84 @@ class Publisher10(LinkEnd):
     def idle(self) -> bool:
         return not self._waiting and not self._backlog
 
-    def send(self, data: bytes, *, patient: bool) -> asyncio.Future[None]:
-        """Send a message, now or as soon as there is credit; the broker's answer is to be awaited.
+    def send(self, data: bytes, to: str, *, patient: bool) -> Sent:
+        """Send a message, now or as soon as there is credit.
 
         Raises TooLarge, ConnectionLost, Refused, and Busy, if it is not `patient` and too much waits already.
         """
-        self.check(len(data))
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.check(len(data), to)
+        sent = Sent(to)
         if self._backlog or self.link.credit <= 0:
             if not patient and len(self._backlog) >= BACKLOG:
-                raise Busy(f"the broker takes nothing for {self.name!r} just now, and {BACKLOG} messages wait for it")
-            self._backlog.append((data, confirmed))
+                raise Busy(f"the broker takes nothing for {to!r} just now, and {BACKLOG} messages wait for it")
+            self._backlog.append((data, sent))
         else:
-            self._put(data, confirmed)
+            self._put(data, sent)
+            self.link.advance()
             self.wire.engine.flush()
-        return confirmed
+        return sent
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, to: str) -> None:
         """Raises what `send` does."""
         self.wire.check()
         if self.ended:
             raise Refused(self.ended)
         limit = self.link.remote_max_message_size
         if limit and size > limit:
-            raise TooLarge(f"a message of {size} bytes is over the broker's {limit} for {self.name!r}")
+            raise TooLarge(f"a message of {size} bytes to {to!r} is over the broker's {limit}")
 
-    def _put(self, data: bytes, confirmed: asyncio.Future[None]) -> Any:
+    def _put(self, data: bytes, sent: Sent) -> Any:
+        """A new delivery that begins with these bytes."""
         self._count += 1
         delivery = self.link.delivery(str(self._count))
-        delivery.confirmed = confirmed
-        self._waiting[confirmed] = None
+        delivery.sent = sent
+        self._waiting[sent] = None
         self.link.stream(data)
-        self.link.advance()
         return delivery
 
-    async def stream(self, head: bytes, body: Body, size: int) -> asyncio.Future[None]:
+    async def stream(self, head: bytes, body: Body, size: int, to: str) -> Sent:
         """Send a message whose body of `size` bytes is held a piece at a time.
 
         The caller must have this link to itself. Raises Refused if the body ends early: nothing arrives then.
         """
-        self.check(len(head) + size)
+        self.check(len(head) + size, to)
         while self.link.credit <= 0:
             await self._credit()
-        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._count += 1
-        delivery = self.link.delivery(str(self._count))
-        delivery.confirmed = confirmed
-        self._waiting[confirmed] = None
-        self.link.stream(head)
+        sent = Sent(to)
+        delivery = self._put(head, sent)
         if not isinstance(body, bytes):
             body.seek(0)
-        sent = 0
-        while sent < size:
-            chunk = body[sent : sent + CHUNK] if isinstance(body, bytes) else body.read(min(CHUNK, size - sent))
+        done = 0
+        while done < size and not self.ended:
+            chunk = body[done : done + CHUNK] if isinstance(body, bytes) else body.read(min(CHUNK, size - done))
             if not chunk:
                 delivery.abort()
                 self.wire.engine.flush()
-                raise Refused(f"the body ended after {sent} of {size} bytes")
+                raise Refused(f"the body ended after {done} of {size} bytes")
             self.link.stream(chunk)
-            sent += len(chunk)
+            done += len(chunk)
             while self.link.session.outgoing_bytes > IN_FLIGHT and not self.ended:
                 await self.wire.engine.progress()
-            if self.ended:
-                break
-        else:
+        if not self.ended:
             self.link.advance()
             self.wire.engine.flush()
-        return confirmed
+        return sent
 
     async def _credit(self) -> None:
         self._credit_waiter = asyncio.get_running_loop().create_future()
         await self._credit_waiter
-        self.check(0)
+        self.check(0, self.name)
 
     async def settled(self) -> None:
         """Wait until the broker has answered for everything sent so far."""
-        while waiting := [*self._waiting, *(confirmed for _, confirmed in self._backlog)]:
-            await asyncio.wait(waiting)
+        for sent in [*self._waiting, *(sent for _, sent in self._backlog)]:
+            with suppress(TransportError):
+                await sent.arrived()
 
     def on_flow(self) -> None:
         while self._backlog and self.link.credit > 0:
             self._put(*self._backlog.popleft())
+            self.link.advance()
         if self._credit_waiter is not None and self.link.credit > 0 and not self._credit_waiter.done():
             self._credit_waiter.set_result(None)
 
@@ -371,45 +388,37 @@ class Publisher10(LinkEnd):
         state = delivery.remote_state
         if not delivery.updated or (state in (0, Disposition.RECEIVED) and not delivery.settled):
             return
-        confirmed: asyncio.Future[None] = delivery.confirmed
-        self._waiting.pop(confirmed, None)
-        if state == Disposition.ACCEPTED or state == 0:
-            if not confirmed.done():
-                confirmed.set_result(None)
-        else:
-            _fail(confirmed, self._failure(state, delivery.remote.condition))
+        sent: Sent = delivery.sent
+        self._waiting.pop(sent, None)
+        taken = state == Disposition.ACCEPTED or state == 0
+        sent.settle(None if taken else _failure(state, delivery.remote.condition, sent.to))
         delivery.settle()
-
-    def _failure(self, state: int, condition: Condition | None) -> TransportError:
-        where = repr(self.name)
-        if state == Disposition.RELEASED:
-            return Unroutable(f"no queue for {where} (the broker released the message)")
-        if state == Disposition.REJECTED and condition is not None:
-            text = condition.description or condition.name
-            if condition.name == "amqp:not-found":
-                return Unroutable(f"no queue for {where} ({text})")
-            if condition.name not in ("amqp:resource-limit-exceeded", "amqp:resource-locked"):
-                return Refused(f"the broker refused a message to {where}: {text} ({condition.name})")
-        return Busy(f"the broker could not take a message to {where}")
 
     def end(self, error: TransportError) -> None:
         super().end(error)
-        waiting = [*self._waiting, *(confirmed for _, confirmed in self._backlog)]
+        waiting = [*self._waiting, *(sent for _, sent in self._backlog)]
         self._waiting.clear()
         self._backlog.clear()
-        for confirmed in waiting:
-            _fail(confirmed, error)
+        for sent in waiting:
+            sent.settle(error)
         if self._credit_waiter is not None and not self._credit_waiter.done():
             self._credit_waiter.set_result(None)
 
 
-def _fail(future: asyncio.Future[None], error: Exception) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # whoever did not wait for it does not want to hear of it
+def _failure(state: int, condition: Condition | None, to: str) -> TransportError:
+    """What an outcome other than accepted means for a message."""
+    if state == Disposition.RELEASED:
+        return Unroutable(f"no queue for {to!r} (the broker released the message)")
+    if state == Disposition.REJECTED and condition is not None:
+        text = condition.description or condition.name
+        if condition.name == "amqp:not-found":
+            return Unroutable(f"no queue for {to!r} ({text})")
+        if condition.name not in ("amqp:resource-limit-exceeded", "amqp:resource-locked"):
+            return Refused(f"the broker refused a message to {to!r}: {text} ({condition.name})")
+    return Busy(f"the broker could not take a message to {to!r}")
 
 
-def encoded(message: Message, size: int, **fields: Any) -> bytes:
+def encoded(message: Message, size: int | None, **fields: Any) -> bytes:
     """A message's bytes before its body. Raises TooLarge for what AMQP can't hold."""
     try:
         return sections.encode_head(message, size, **fields)

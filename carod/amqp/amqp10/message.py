@@ -112,11 +112,12 @@ def id_to_091(text: TypedId) -> str:
 # -- encoding --------------------------------------------------------------------------------------------------
 
 
-def encode_head(message: Message, size: int, *, to: str | None = None, subject: str | None = None,
+def encode_head(message: Message, size: int | None, *, to: str | None = None, subject: str | None = None,
                 annotations: Mapping[Any, Any] | None = None) -> bytes:  # fmt: skip
     """All of a message's bytes that come before its body of `size` bytes, or all, if the body is a `value`.
 
-    Raises ValueError for what AMQP can't hold.
+    With None for a size and no value, the caller adds the body's section, too. Raises ValueError for what AMQP can't
+    hold.
     """
     parts = [_header(message.durable, message.priority, _milliseconds(message.expiration))]
     if message.type is not None or annotations:
@@ -127,6 +128,8 @@ def encode_head(message: Message, size: int, *, to: str | None = None, subject: 
         parts += b"\x00\x53\x74", codec.encode_headers(message.headers)
     if message.value is not None:
         parts += b"\x00\x53\x77", codec.encode(message.value)
+    elif size is None:
+        pass
     elif size < 256:
         parts += b"\x00\x53\x75\xa0", size.to_bytes(1, "big")
     elif size <= 0xFFFFFFFF:
@@ -193,7 +196,7 @@ def _decode(data: bytes) -> Received:
     fields: list[Any] = []
     bodies: list[tuple[int, Any]] = []
     while at < end:
-        section, at = _descriptor(data, at)
+        section, at = descriptor(data, at)
         start = at
         content, at = codec.decode(data, at)
         if section in (DATA, SEQUENCE, VALUE):
@@ -212,7 +215,7 @@ def _decode(data: bytes) -> Received:
     return received
 
 
-def _descriptor(data: bytes, at: int) -> tuple[int, int]:
+def descriptor(data: bytes, at: int) -> tuple[int, int]:
     """Which section begins at an offset, and where its content does."""
     if data[at : at + 2] == b"\x00\x53" and at + 2 < len(data):
         return data[at + 2], at + 3

@@ -13,6 +13,9 @@ from carod.amqp.amqp10.message import Received
 from carod.amqp.amqp10.wire import Wire
 from carod.amqp.transport import ConnectionLost, Delivery, HeaderValue, Message, Refused
 
+LANE = "requests"
+NULL_VALUE = b"\x00\x53\x77\x40"
+"""A body of nothing, which is not the same as no body: RabbitMQ ends the session for that."""
 ANSWER_TIMEOUT = 30.0
 """Seconds that a broker has to answer."""
 
@@ -51,7 +54,9 @@ class Questions:
         answered: asyncio.Future[Received] = asyncio.get_running_loop().create_future()
         self._waiting[number] = answered
         try:
-            await out.send(encoded(message, 0, to=to, subject=subject), patient=True)
+            body_section = b"" if body is not None else NULL_VALUE
+            data = encoded(message, None, to=to, subject=subject) + body_section
+            await out.send(data, to or self._address, patient=True).arrived()
             async with asyncio.timeout(ANSWER_TIMEOUT):
                 return await answered
         except TimeoutError:
@@ -71,14 +76,20 @@ class Questions:
         if self._paired:  # (OASIS, "AMQP Request-Response Messaging with Link Pairing", 3)
             name, properties = f"pair-{self._address}", {symbol("paired"): True}
             self._out, back = await asyncio.gather(
-                self._wire.publisher(self._address, name=name, properties=properties),
+                self._wire.publisher(self._address, lane=LANE, name=name, properties=properties),
                 self._wire.subscription(
-                    self._address, self._arrived, settled=True, on_end=self._ended, name=name, properties=properties
+                    self._address,
+                    self._arrived,
+                    settled=True,
+                    on_end=self._ended,
+                    lane=LANE,
+                    name=name,
+                    properties=properties,
                 ),
             )
         else:
-            back = await self._wire.subscription("", self._arrived, settled=True, on_end=self._ended)
-            self._out = await self._wire.publisher(self._address)
+            back = await self._wire.subscription("", self._arrived, settled=True, on_end=self._ended, lane=LANE)
+            self._out = await self._wire.publisher(self._address, lane=LANE)
         back.start()
         self._back = back
 

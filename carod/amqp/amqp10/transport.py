@@ -7,7 +7,7 @@ from collections import OrderedDict
 from contextlib import suppress
 
 from carod.amqp.addresses import read_reply_to
-from carod.amqp.amqp10.brokers import Broker, Target, broker_of
+from carod.amqp.amqp10.brokers import Broker, broker_of
 from carod.amqp.amqp10.links import Publisher10, Subscription10, encoded
 from carod.amqp.amqp10.wire import Wire
 from carod.amqp.endpoint import Endpoint
@@ -38,7 +38,7 @@ class Amqp10Transport:
         self.endpoint = endpoint
         self._wire: Wire | None = None
         self._broker: Broker | None = None
-        self._publishers: OrderedDict[Target, asyncio.Future[Publisher10]] = OrderedDict()
+        self._publishers: OrderedDict[str, asyncio.Future[Publisher10]] = OrderedDict()
         self._private: dict[str, Subscription10] = {}
         self._known_exchanges: set[str] = set()
         self._bulk = asyncio.Lock()
@@ -107,7 +107,10 @@ class Amqp10Transport:
         return name, as_asked
 
     async def _declare_private(self, wire: Wire) -> str:
-        """A queue of the broker's own naming, which lives as long as the link that asked for it."""
+        """A queue that lives as long as the connection, or as the link that asked for it."""
+        name = await self._live()[1].declare_private()
+        if name is not None:
+            return name
         keeper = await wire.subscription("", _never)
         name = str(keeper.link.remote_source.address)
         self._private[name] = keeper
@@ -136,7 +139,7 @@ class Amqp10Transport:
     ) -> Subscription:
         wire, broker = self._live()
         subscription = await wire.subscription(
-            broker.source(queue), on_delivery, credit=credit, settled=settled, on_end=on_end,
+            await broker.source_of(queue), on_delivery, credit=credit, settled=settled, on_end=on_end,
             redelivered=broker.redelivered, release=broker.release_as,
         )  # fmt: skip
         subscription.start()
@@ -149,65 +152,62 @@ class Amqp10Transport:
         target = broker.target(to)
         body = message.body if message.value is None else b""
         size = len(body) if isinstance(body, bytes) else body.seek(0, 2)
-        head = encoded(message, size, to=target.link, subject=target.subject)
+        head = encoded(message, size, to=target.to, subject=target.subject)
         if size > LARGE_BODY:
-            await self._publish_large(head, message, size, target)
+            await self._publish_large(head, message, size, target.link, to)
             return
         if to.exchange and confirm and not await broker.routes(to):
             raise Unroutable(f"no queue for {str(to)!r}: the exchange has no binding for it")
-        publisher = await self._publisher(target)
+        publisher = await self._publisher(target.link)
         if not isinstance(body, bytes):
             body.seek(0)
             body = body.read()
-        confirmed = publisher.send(head + body, patient=confirm)
+        sent = publisher.send(head + body, str(to), patient=confirm)
         if confirm:
-            await confirmed
+            await sent.arrived()
 
-    async def _publish_large(self, head: bytes, message: Message, size: int, target: Target) -> None:
+    async def _publish_large(self, head: bytes, message: Message, size: int, address: str, to: Address) -> None:
         async with self._bulk:
             wire, _ = self._live()
-            earlier = self._publishers.get(target)
+            earlier = self._publishers.get(address)
             if earlier is not None:  # sessions may overtake each other: what was sent before must be there before
                 with suppress(TransportError):
                     await (await asyncio.shield(earlier)).settled()
             session = wire.session()
             try:
-                publisher = await wire.publisher(target.link, session=session, capabilities=target.capabilities)
-                await (await publisher.stream(head, message.body, size))
+                publisher = await wire.publisher(address, session=session)
+                await (await publisher.stream(head, message.body, size, str(to))).arrived()
             finally:
                 session.close()
                 wire.engine.flush()
 
-    async def _publisher(self, target: Target) -> Publisher10:
-        """A link for each address, kept for the next message to it."""
-        wire, _ = self._live()
-        key = Target(target.link, None, target.capabilities)
+    async def _publisher(self, address: str) -> Publisher10:
+        """A link to an address, kept for the next message."""
         while True:
-            opening = self._publishers.get(key)
+            wire, _ = self._live()
+            opening = self._publishers.get(address)
             if opening is None:
-                opening = self._publishers[key] = asyncio.ensure_future(
-                    wire.publisher(target.link, capabilities=target.capabilities)
-                )
-                opening.add_done_callback(lambda done: self._forget_if_failed(key, done))
+                opening = self._publishers[address] = asyncio.ensure_future(wire.publisher(address))
+                opening.add_done_callback(lambda done: self._forget_if_failed(address, done))
                 self._close_oldest()
-            self._publishers.move_to_end(key)
+            self._publishers.move_to_end(address)
             publisher = await asyncio.shield(opening)
             if not publisher.ended:
                 return publisher
-            if self._publishers.get(key) is opening:
-                del self._publishers[key]
+            if self._publishers.get(address) is opening:
+                del self._publishers[address]
 
-    def _forget_if_failed(self, key: Target, opening: asyncio.Future[Publisher10]) -> None:
-        if (opening.cancelled() or opening.exception() is not None) and self._publishers.get(key) is opening:
-            del self._publishers[key]
+    def _forget_if_failed(self, address: str, opening: asyncio.Future[Publisher10]) -> None:
+        if (opening.cancelled() or opening.exception() is not None) and self._publishers.get(address) is opening:
+            del self._publishers[address]
 
     def _close_oldest(self) -> None:
         if len(self._publishers) <= MAX_PUBLISHERS:
             return
-        for key, opening in self._publishers.items():
-            if opening.done() and opening.result().idle:
+        for address, opening in self._publishers.items():
+            if opening.done() and not opening.exception() and opening.result().idle:
                 opening.result().close()
-                del self._publishers[key]
+                del self._publishers[address]
                 return
 
     # -- addresses ---------------------------------------------------------------------------------------------

@@ -16,6 +16,10 @@ from carod.amqp.transport import ConnectionLost, OnDelivery, OnEnd, Refused, Tra
 
 MAX_FRAME = 1 << 17
 """Bytes of a frame we take; a large message is cut into frames, between which others pass."""
+CONSUMERS = "consumers"
+"""The session whose end is the connection's: there are consumers on it that nobody would miss in time."""
+OUTCOMES = ("amqp:accepted:list", "amqp:rejected:list", "amqp:released:list", "amqp:modified:list")
+"""What a sender can be told of a message. Where `rejected` is not among them, a broker closes the link instead."""
 CLOSE_TIMEOUT = 5.0
 """Seconds for an orderly goodbye; a broker that does not answer is left without one."""
 
@@ -50,7 +54,8 @@ class Wire:
         connection.properties = {symbol("product"): "carod", symbol("information"): endpoint.name}
         engine.open()
         connection.open()
-        self._session = self.session()
+        self._sessions: dict[str, Session] = {}
+        self._lane(CONSUMERS)
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -87,22 +92,31 @@ class Wire:
         session.open()
         return session
 
+    def _lane(self, name: str) -> Session:
+        """The session of that name: some brokers end a session for what went wrong on one of its links."""
+        if name not in self._sessions:
+            self._sessions[name] = self.session()
+        return self._sessions[name]
+
     async def publisher(
         self,
         address: str,
         *,
+        lane: str = "publishers",
         session: Session | None = None,
-        capabilities: tuple[str, ...] = (),
         name: str = "",
         properties: dict[symbol, Any] | None = None,
     ) -> Publisher10:
-        """A link on which to send to an address. Raises Unroutable (none there), Refused or ConnectionLost."""
+        """A link on which to send to an address; to the messages' own ones, if it is empty.
+
+        Raises Unroutable (none there), Refused or ConnectionLost.
+        """
         self.check()
-        link = (session or self._session).sender(name or self._name())
-        link.target.address = link.source.address = address
-        if capabilities:
-            names: list[Any] = [UNDESCRIBED, Data.SYMBOL, *map(symbol, capabilities)]
-            link.target.capabilities.put_object(Array(*names))
+        link = (session or self._lane(lane)).sender(name or self._name())
+        link.source.address = address or link.name
+        if address:
+            link.target.address = address
+        link.source.outcomes.put_object(_symbols(OUTCOMES))
         link.properties = properties
         publisher = Publisher10(self, link)
         await self._attach(publisher)
@@ -116,6 +130,7 @@ class Wire:
         credit: int = 0,
         settled: bool = False,
         on_end: OnEnd | None = None,
+        lane: str = CONSUMERS,
         name: str = "",
         properties: dict[symbol, Any] | None = None,
         **traits: Any,
@@ -125,7 +140,7 @@ class Wire:
         Raises Refused or ConnectionLost.
         """
         self.check()
-        link = self._session.receiver(name or self._name())
+        link = self._lane(lane).receiver(name or self._name())
         link.snd_settle_mode = Link.SND_SETTLED if settled else Link.SND_UNSETTLED
         if address:
             link.source.address = link.target.address = address
@@ -157,16 +172,16 @@ class Wire:
             self._begun.set_result(None)
 
     def on_session_remote_close(self, event: Event) -> None:
-        """Brokers end a session for an error on one of its links: that is the end of all of them."""
         session = event.session
-        condition = session.remote_condition
-        error = link_error(condition, "session")
+        error = link_error(session.remote_condition, "the session")
         session.close()
         for link in [link for link in self._links if link.link.session == session]:
             self._forget(link, error)
-        if session == self._session:
-            self._reason = self._reason or str(error)
-            self.engine.connection.close()
+        for name in [name for name, lane in self._sessions.items() if lane == session]:
+            del self._sessions[name]
+            if name == CONSUMERS:
+                self._reason = self._reason or str(error)
+                self.engine.connection.close()
 
     def on_link_remote_open(self, event: Event) -> None:
         event.link.owner.opened()
@@ -229,3 +244,8 @@ class Wire:
         if "redirect" in condition.name:
             return link_error(condition, where)
         return Refused(f"{where} refused the connection: {self._reason} (vhost {self.endpoint.vhost!r})")
+
+
+def _symbols(names: tuple[str, ...]) -> Array:
+    items: list[Any] = [UNDESCRIBED, Data.SYMBOL, *map(symbol, names)]
+    return Array(*items)
