@@ -29,6 +29,7 @@ class DictModel:
         self.name = name
         self.classes: dict[str, dict[str, ManagedObject]] = {}
         self.calls: list[tuple[str, dict[str, Any], str | None]] = []
+        self.called = asyncio.Event()
         self.listeners: list[Listener] = []
         self._numbers = itertools.count(1)
         self.add("Scheduler", name, Name=name, Pool="grid", TotalIdleJobs=0)
@@ -63,6 +64,7 @@ class DictModel:
         if await self.find(class_name, name) is None:
             raise MethodError(Code.UNKNOWN_OBJECT, f"no {class_name} {name!r}")
         self.calls.append((method, dict(arguments), user))
+        self.called.set()
         match method:
             case "echo":
                 return dict(arguments)
@@ -108,7 +110,9 @@ async def an_agent(url: str, **settings: Any) -> AsyncIterator[tuple[DictModel, 
     """An agent's bus on a broker, ready for consoles. `instance` is its instance's name."""
     name = AgentName("com.redhat.grid", "scheduler", settings.pop("instance", f"test-{secrets.token_hex(4)}"))
     model = settings.pop("model", None) or DictModel(name.instance)
+    epoch = settings.pop("epoch", None)
     bus = Bus(model, name, **({"queue": "grid", "publish_interval": 0.1} | settings))
+    bus.epoch = epoch or bus.epoch
     transport = open_transport(Endpoint(url))
     await transport.connect()
     running = asyncio.create_task(bus.run(transport))
