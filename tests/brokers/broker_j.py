@@ -17,6 +17,7 @@ from typing import Any, Self
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from tests.brokers.command import main_of
 from tests.brokers.handshake import answers_amqp10
 from tests.brokers.maven import fetch_artifacts, find_java, java_environment
 from tests.brokers.process import START_TIMEOUT, BrokerProcess, free_ports
@@ -166,3 +167,7 @@ def _port(provider: str, port: int) -> dict[str, Any]:
             {"name": "any", "type": "patternMatchingAlias", "pattern": ".*", "virtualHostNode": VIRTUAL_HOST},
         ],
     }
+
+
+if __name__ == "__main__":
+    sys.exit(main_of("Broker-J", PrivateBrokerJ, __file__))

@@ -16,6 +16,8 @@ from pathlib import Path
 
 from tests.brokers.process import say
 
+KEYRINGS = [Path(f"/usr/share/keyrings/debian-archive-keyring.{suffix}") for suffix in ("gpg", "pgp")]
+
 
 class AptFailed(Exception):
     """The packages cannot be had. The text says why."""
@@ -31,17 +33,27 @@ def platform_name() -> str:
 
 
 def unpack_packages(
-    scratch: Path, packages: Sequence[str], hidden: str, wanted: Callable[[str], bool] = lambda _: True
+    scratch: Path,
+    packages: Sequence[str],
+    hidden: str = "",
+    wanted: Callable[[str], bool] = lambda _: True,
+    release: str = "",
 ) -> Path:
     """A tree with these packages and what they need that is not installed, made in `scratch`.
 
     `hidden` is a pattern of package names that count as not installed, because half of something here and half of it
-    in /usr would not work; `wanted` chooses among what apt would install. Raises AptFailed.
+    in /usr would not work; `wanted` chooses among what apt would install. With `release`, they come from that one of
+    Debian, and nothing counts as installed. Raises AptFailed.
     """
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise AptFailed(f"without {tool} none can be downloaded")
     apt = _Apt(scratch, hidden)
+    if release:
+        apt.use_release(release)
+        apt.refresh()
+        apt.download(packages, wanted)
+        return apt.unpack()
     try:
         apt.download(packages, wanted)
     except AptFailed as stale:
@@ -58,10 +70,22 @@ class _Apt:
         self._debs = scratch / "debs"
         self._tree = scratch / "tree"
         self._state = scratch / "state"
-        status = scratch / "status"
-        status.write_text(_status_without(hidden))
-        self._options = ["-o", "APT::Sandbox::User=root", "-o", f"Dir::State::status={status}"]
+        self._status = scratch / "status"
+        self._status.write_text(_status_without(hidden))
+        self._options = ["-o", "APT::Sandbox::User=root", "-o", f"Dir::State::status={self._status}"]
         self._debs.mkdir()
+
+    def use_release(self, release: str) -> None:
+        """Another release of the Debian that the system has its packages from; all of it, as if nothing was here."""
+        targets = self._run("indextargets", "--format", "$(REPO_URI)", "Created-By: Packages")
+        debian = re.search(r"^\S+/debian/?$", targets, re.MULTILINE)
+        if debian is None:
+            raise AptFailed(f"this system's package sources name no Debian archive to have {release} from")
+        sources = self._state.with_name(f"{release}.list")
+        keys = next((f"[signed-by={keyring}] " for keyring in KEYRINGS if keyring.exists()), "")
+        sources.write_text(f"deb {keys}{debian[0]} {release} main\n")
+        self._status.write_text("")
+        self._options += ["-o", f"Dir::Etc::SourceList={sources}", "-o", "Dir::Etc::SourceParts=/dev/null"]
 
     def refresh(self) -> None:
         """`apt-get update`, into directories of ours."""
@@ -71,6 +95,7 @@ class _Apt:
             *("-o", f"Dir::State={self._state}"),
             *("-o", f"Dir::Cache={self._state.parent / 'cache'}"),
             *("-o", "Acquire::Languages=none"),
+            *("-o", "Acquire::IndexTargets::deb::DEP-11::DefaultEnabled=false"),
         ]
         self._run("update", "-qq")
 
@@ -103,7 +128,9 @@ class _Apt:
 
 
 def _status_without(hidden: str) -> str:
-    """What apt shall believe is installed: all but packages of these names, and what depends on them."""
-    stanzas = Path("/var/lib/dpkg/status").read_text(errors="replace").split("\n\n")
+    """What apt shall believe is installed: all but packages of these names, if any, and what depends on them."""
+    status = Path("/var/lib/dpkg/status").read_text(errors="replace")
+    if not hidden:
+        return status
     match = re.compile(rf"^Package: ({hidden})|^(Pre-)?Depends:.*\b({hidden})", re.MULTILINE)
-    return "\n\n".join(stanza for stanza in stanzas if not match.search(stanza))
+    return "\n\n".join(stanza for stanza in status.split("\n\n") if not match.search(stanza))

@@ -18,12 +18,12 @@ import aiormq
 import pytest
 
 from tests.brokers.broker_j import PrivateBrokerJ
-from tests.brokers.package import RabbitMQUnavailable
+from tests.brokers.package import find_package_4
 from tests.brokers.process import BrokerUnavailable
 from tests.brokers.rabbitmq import PrivateRabbitMQ
 
 TEST_BROKER_VARIABLE = "CAROD_TEST_BROKER"
-BROKER_FIXTURES = {"rabbitmq", "new_rabbitmq", "broker_url", "queue_name", "broker_j", "new_broker_j"}
+BROKER_FIXTURES = {"rabbitmq", "new_rabbitmq", "rabbitmq4", "broker_url", "queue_name", "broker_j", "new_broker_j"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
@@ -49,6 +49,15 @@ def new_rabbitmq() -> Iterator[Callable[..., PrivateRabbitMQ]]:
             return stack.enter_context(_started(**options))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def rabbitmq4() -> Iterator[PrivateRabbitMQ]:
+    """The session's own RabbitMQ 4: AMQP 0-9-1 at `url`, 1.0 at `url10`. A test may restart and kill it."""
+    with _or_skipped():
+        package = find_package_4()
+    with _started(package=package) as private:
+        yield private
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +92,7 @@ def _started(**options: Any) -> PrivateRabbitMQ:
 def _or_skipped() -> Iterator[None]:
     try:
         yield
-    except (RabbitMQUnavailable, BrokerUnavailable) as reason:
+    except BrokerUnavailable as reason:
         if os.environ.get("CI"):
             pytest.fail(str(reason), pytrace=False)
         pytest.skip(str(reason))

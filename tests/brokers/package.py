@@ -1,4 +1,4 @@
-"""Where a RabbitMQ to run comes from: the system's own, or the distribution's packages unpacked into a cache.
+"""Where a RabbitMQ to run comes from: the system's own, or a distribution's packages unpacked into a cache.
 
 Unpacking needs no root and changes nothing on the system. Installing the package would also start a system-wide
 broker on port 5672, which somebody who only types `make test` did not ask for.
@@ -6,22 +6,24 @@ broker on port 5672, which somebody who only types `make test` did not ask for.
 
 from __future__ import annotations
 
-import fcntl
 import os
+import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.brokers.cache import cached
 from tests.brokers.debian import AptFailed, platform_name, unpack_packages
-from tests.brokers.process import say
-
-CACHE_VARIABLE = "CAROD_BROKER_CACHE"
+from tests.brokers.process import BrokerUnavailable, say
 
 # Debian's /usr/sbin/rabbitmq-server insists on root; the scripts it wraps, here, run as anybody.
 SYSTEM_SCRIPTS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/lib/rabbitmq/bin"))
+
+# The release of Debian whose RabbitMQ is a 4, and what of it the broker needs: its C library too, for an older
+# system's does not do.
+RELEASE_4 = "trixie"
+NEEDED_4 = re.compile(r"erlang-|rabbitmq-server$|lib(c6|gcc-s1|ssl3t64|stdc\+\+6|tinfo6|ncursesw6|zstd1)$|zlib1g$")
 
 # Debian's erl has /usr/lib/erlang built in and ignores ERL_ROOTDIR, so the unpacked one gets its own.
 ERL_SCRIPT = """#!/bin/sh
@@ -33,9 +35,17 @@ export ROOTDIR BINDIR EMU PROGNAME
 exec "$BINDIR/erlexec" "$@"
 """
 
+# In place of Erlang's own, which rabbitmqctl finds first.
+ERTS_ERL_SCRIPT = """#!/bin/sh
+exec "${0%%/usr/lib/erlang/*}/bin/erl" "$@"
+"""
 
-class RabbitMQUnavailable(Exception):
-    """No RabbitMQ can be had here. The text says what was tried and what to do."""
+# In place of each program of Erlang's. The loader is the tree's, and only this program gets its libraries: what it
+# starts, /bin/sh for one, is the system's and needs the system's.
+LOADER_SCRIPT = """#!/bin/sh
+lib=${{0%%/usr/lib/erlang/*}}/{libraries}
+exec "$lib/{loader}" --argv0 "$0" --library-path "$lib" "${{0%/*}}/.{name}" "$@"
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +65,26 @@ class Package:
 def find_package() -> Package:
     """The system's RabbitMQ, else one unpacked from the distribution's packages, downloading it the first time.
 
-    Raises RabbitMQUnavailable.
+    Raises BrokerUnavailable.
     """
-    return _installed() or _unpacked(_fetch_once())
+    return next(_installed(), None) or _unpacked(cached("rabbitmq", platform_name(), _fetch))
 
 
-def _installed() -> Package | None:
+def find_package_4() -> Package:
+    """A RabbitMQ 4: the system's, else Debian's, which runs on an older Debian too. Raises BrokerUnavailable."""
+    for package in _installed():
+        if package.scripts.resolve().parent.name.startswith("rabbitmq_server-4"):
+            return package
+    return _unpacked(cached("rabbitmq4", f"{RELEASE_4}-{os.uname().machine}", _fetch_4))
+
+
+def _installed() -> Iterator[Package]:
     epmd = _system_epmd()
     on_path = shutil.which("rabbitmq-server")
     candidates = [Path(on_path).resolve().parent] if on_path else []
     for scripts in (*candidates, *SYSTEM_SCRIPTS):
         if epmd and (scripts / "rabbitmq-env").exists() and os.access(scripts / "rabbitmq-server", os.X_OK):
-            return Package(scripts=scripts, epmd=epmd)
-    return None
+            yield Package(scripts=scripts, epmd=epmd)
 
 
 def _system_epmd() -> Path | None:
@@ -80,82 +97,79 @@ def _unpacked(root: Path) -> Package:
     epmd = next(iter(root.glob("usr/lib/**/erts-*/bin/epmd")), None)
     scripts = next(iter(root.glob("usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin")), None)
     if epmd is None or scripts is None:
-        raise RabbitMQUnavailable(f"{root} holds no usable RabbitMQ: remove that directory and try again")
+        raise BrokerUnavailable(f"{root} holds no usable RabbitMQ: remove that directory and try again")
     shared = {found.parent for pattern in ("usr/lib/*/lib*.so.*", "lib/*/lib*.so.*") for found in root.glob(pattern)}
-    return Package(scripts=scripts, epmd=epmd, path=(root / "bin", epmd.parent), libraries=tuple(sorted(shared)))
+    # Where the C library was unpacked too, scripts see to it that Erlang, and only Erlang, gets it.
+    libraries = () if _loader(root) else tuple(sorted(shared))
+    return Package(scripts=scripts, epmd=epmd, path=(root / "bin", epmd.parent), libraries=libraries)
 
 
-def cache_directory() -> Path:
-    """CAROD_BROKER_CACHE, else ~/.cache/carod/rabbitmq, else (no home) a directory of this user's in /tmp."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        cache = Path(named).absolute()
-        cache.mkdir(parents=True, exist_ok=True)
-        return cache
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+def _fetch(scratch: Path) -> Path:
+    say("no RabbitMQ here: the distribution's is 35 MB")
     try:
-        cache = Path(base, "carod", "rabbitmq").absolute()
-        cache.mkdir(parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK):
-            return cache
-    except OSError:
-        pass
-    cache = Path(tempfile.gettempdir(), f"carod-rabbitmq-{os.getuid()}")
-    cache.mkdir(mode=0o700, exist_ok=True)
-    if cache.is_symlink() or cache.stat().st_uid != os.getuid():
-        raise RabbitMQUnavailable(f"{cache} belongs to somebody else: set {CACHE_VARIABLE} to a directory of yours")
-    return cache
+        # The rest (logrotate, adduser, socat) serves the system-wide service only.
+        tree = unpack_packages(
+            scratch,
+            ["rabbitmq-server"],
+            hidden="erlang-|rabbitmq",
+            wanted=lambda name: name.startswith(("erlang-", "rabbitmq-server", "lib")),
+        )
+    except AptFailed as failed:
+        raise BrokerUnavailable(
+            f"no RabbitMQ to be had: none is installed, and downloading it failed: {failed}.\n"
+            "Any one of these mends it:\n"
+            "  - install it: `apt-get install rabbitmq-server` as root (or your distribution's package of that name)\n"
+            "  - name a running one: CAROD_BROKER=amqp://user:password@host:5672/ (for tests CAROD_TEST_BROKER)\n"
+            "  - start one in Docker: `docker compose up -d rabbitmq` (docs/how-to/brokers.md)"
+        ) from None
+    _write_script(tree / "bin" / "erl", ERL_SCRIPT)
+    return tree
 
 
-def _fetch_once() -> Path:
-    """The unpacked tree in the cache; whoever comes first downloads it, the others wait for them."""
-    cache = cache_directory()
-    root = cache / platform_name()
-    if root.exists():
-        return root
-    with _locked(cache / "lock"):
-        if not root.exists():
-            _fetch(cache, root)
-    return root
+def _fetch_4(scratch: Path) -> Path:
+    say(f"no RabbitMQ 4 here: Debian {RELEASE_4}'s is 43 MB, and its package list 10 MB")
+    try:
+        tree = unpack_packages(
+            scratch,
+            ["rabbitmq-server"],
+            wanted=lambda name: NEEDED_4.match(name) is not None,
+            release=RELEASE_4,
+        )
+    except AptFailed as failed:
+        raise BrokerUnavailable(
+            f"no RabbitMQ 4 to be had: none is installed, and downloading it failed: {failed}"
+        ) from None
+    _write_script(tree / "bin" / "erl", ERL_SCRIPT)
+    for erl in tree.glob("usr/lib/erlang/erts-*/bin/erl"):
+        _write_script(erl, ERTS_ERL_SCRIPT)
+    _give_loader(tree)
+    return tree
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is fetching RabbitMQ; waiting for it")
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def _loader(tree: Path) -> Path | None:
+    return next(iter(tree.glob("usr/lib/*/ld-linux-*.so.*")), None)
 
 
-def _fetch(cache: Path, root: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=cache, prefix="fetching-") as scratch:
-        say("no RabbitMQ here: the distribution's is 35 MB")
-        try:
-            # The rest (logrotate, adduser, socat) serves the system-wide service only.
-            tree = unpack_packages(
-                Path(scratch),
-                ["rabbitmq-server"],
-                hidden="erlang-|rabbitmq",
-                wanted=lambda name: name.startswith(("erlang-", "rabbitmq-server", "lib")),
-            )
-        except AptFailed as failed:
-            raise _unavailable(f"no rabbitmq-server is installed, and downloading it failed: {failed}") from None
-        erl = tree / "bin" / "erl"
-        erl.parent.mkdir(exist_ok=True)
-        erl.write_text(ERL_SCRIPT)
-        erl.chmod(0o755)
-        # A rename, so that a tree in the cache is a whole one, whenever this process dies.
-        tree.rename(root)
-    say(f"RabbitMQ unpacked in {root}")
+def _give_loader(tree: Path) -> None:
+    """Erlang's programs run with the tree's own loader and libraries."""
+    loader = _loader(tree)
+    if loader is None:
+        raise BrokerUnavailable(f"{RELEASE_4}'s C library has no loader where it is expected; install a RabbitMQ 4")
+    for program in [found for found in tree.glob("usr/lib/erlang/**/bin/*") if _is_program(found)]:
+        program.rename(program.with_name(f".{program.name}"))
+        libraries = loader.parent.relative_to(tree)
+        _write_script(program, LOADER_SCRIPT.format(libraries=libraries, loader=loader.name, name=program.name))
 
 
-def _unavailable(tried: str) -> RabbitMQUnavailable:
-    return RabbitMQUnavailable(
-        f"no RabbitMQ to be had: {tried}.\n"
-        "Any one of these mends it:\n"
-        "  - install it: `apt-get install rabbitmq-server` as root (or your distribution's package of that name)\n"
-        "  - name a running one: CAROD_BROKER=amqp://user:password@host:5672/ (for tests CAROD_TEST_BROKER)\n"
-        "  - start one in Docker: `docker compose up -d rabbitmq` (docs/how-to/brokers.md)"
-    )
+def _is_program(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"\x7fELF"
+
+
+def _write_script(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)

@@ -12,46 +12,26 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import random
 import secrets
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import FrameType
-from typing import IO, Self
+from typing import Self
 from urllib.parse import unquote, urlsplit
 
 if __package__ in (None, ""):
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from tests.brokers.certificates import Certificates, make_certificates
-from tests.brokers.handshake import answers_amqp, lets_in
-from tests.brokers.package import Package, RabbitMQUnavailable, find_package
-from tests.brokers.process import say
+from tests.brokers.command import BROKER_VARIABLE, run_with_broker, started, without_password
+from tests.brokers.handshake import answers_amqp, answers_amqp10, lets_in
+from tests.brokers.package import Package, find_package
+from tests.brokers.process import START_TIMEOUT, BrokerFailed, BrokerProcess, free_ports, say
 
-BROKER_VARIABLE = "CAROD_BROKER"
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/"
 TLS_USER = "carod-client"
-
-# 2.5 s on two idle cores; a shared machine in the middle of a build takes many times that.
-START_TIMEOUT = 120.0
-STOP_TIMEOUT = 30.0
-POLL_INTERVAL = 0.05
-LOG_TAIL_LINES = 25
-
-# Read to its end by a shell that outlives a killed parent: each line names the process groups that now run.
-WATCHDOG = """
-groups=
-while read -r line; do groups=$line; done
-for group in $groups; do kill -s KILL -- "-$group"; done
-[ -z "$groups" ] || rm -rf -- "$1"
-"""
 
 CONFIG = """\
 listeners.tcp.1 = 127.0.0.1:{port}
@@ -77,32 +57,6 @@ auth_mechanisms.3 = EXTERNAL
 """
 
 LOOPBACK_DISTRIBUTION = "-kernel inet_dist_use_interface {127,0,0,1}"
-
-
-class BrokerFailed(Exception):
-    """A private broker did not start, or a rabbitmqctl command failed. The text has the end of its log."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports nobody listens on, from below the kernel's range for outgoing connections.
-
-    A port from that range could be taken by any client while a broker that owns it restarts.
-    """
-    try:
-        first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    except OSError:
-        first_outgoing = 32768
-    candidates = list(range(10000, min(first_outgoing, 32768))) or list(range(32768, 60999))
-    random.shuffle(candidates)
-    free: list[int] = []
-    for port in candidates:
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", port))
-            free.append(port)
-        if len(free) == count:
-            return free
-    raise BrokerFailed(f"fewer than {count} free ports on loopback")
 
 
 class _Epmd:
@@ -152,7 +106,7 @@ class PrivateRabbitMQ:
     `certificates`) where the client certificate logs in by itself as TLS_USER (EXTERNAL); with `peer`, a started
     one, it joins that node's cluster at its first start.
 
-    Raises RabbitMQUnavailable where none can be had.
+    Raises BrokerUnavailable where none can be had.
     """
 
     def __init__(
@@ -170,10 +124,8 @@ class PrivateRabbitMQ:
         self._config = list(config)
         self._plugins = [*plugins, *(["rabbitmq_auth_mechanism_ssl"] if tls else [])]
         self._tls = tls
-        self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[str] | None = None
+        self._process = BrokerProcess("RabbitMQ")
         self._environment: dict[str, str] = {}
-        self.directory: Path | None = None
         self.certificates: Certificates | None = None
         self.node = f"carod-{secrets.token_hex(4)}@localhost"
         self.port, self.tls_port, self._distribution_port = free_ports(3)
@@ -183,20 +135,28 @@ class PrivateRabbitMQ:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
     @property
+    def url10(self) -> str:
+        """The same port, for AMQP 1.0: RabbitMQ 4, or an older one with the plugin rabbitmq_amqp1_0."""
+        return f"amqp10://guest:guest@127.0.0.1:{self.port}"
+
+    @property
     def tls_url(self) -> str:
         """Without user and password: the client certificate is the login, or add them for PLAIN."""
         return f"amqps://localhost:{self.tls_port}/"
 
     @property
+    def directory(self) -> Path | None:
+        return self._process.directory
+
+    @property
     def pid(self) -> int | None:
         """The broker's process (Erlang's beam), None while it is stopped."""
-        return self._process.pid if self._process else None
+        return self._process.pid
 
     @property
     def pids(self) -> list[int]:
         """Every process started for this node, each a child of this one."""
-        helpers = [self._epmd.pid] if self.directory else []
-        return [process.pid for process in (self._process, self._watchdog) if process] + helpers
+        return self._process.pids + ([self._epmd.pid] if self.directory else [])
 
     def __enter__(self) -> Self:
         return self.start()
@@ -206,18 +166,18 @@ class PrivateRabbitMQ:
 
     def start(self, timeout: float = START_TIMEOUT) -> Self:
         """Returns once it answers clients. Raises BrokerFailed, with the end of its log."""
-        if self._process is not None:
+        if self.pid is not None:
             return self
         try:
             first = self.directory is None
             if first:
-                self._set_up()
-            self._launch()
-            self._wait_until_it_answers(timeout)
+                self._set_up(self._process.open())
+            self._process.launch([self._package.scripts / "rabbitmq-server"], self._environment)
+            self._process.wait_until(lambda: answers_amqp("127.0.0.1", self.port), timeout)
             if first and self._tls and not self._peer:
                 self._add_tls_user()
         except BaseException:
-            self._kill_group()
+            self._process.kill()
             self.stop()
             raise
         return self
@@ -225,23 +185,13 @@ class PrivateRabbitMQ:
     def stop(self) -> None:
         """An orderly shutdown; the directory and all that was in it goes."""
         self.shut_down()
-        if self.directory is None:
-            return
-        self._epmd.release()
-        self._dismiss_watchdog()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self.directory = None
+        if self.directory is not None:
+            self._epmd.release()
+            self._process.close()
 
     def shut_down(self) -> None:
         """An orderly shutdown that keeps the directory, for a `start` later."""
-        if self._process is None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            say(f"RabbitMQ {self.node} did not stop in {STOP_TIMEOUT:.0f} s, killing it")
-        self._kill_group()
+        self._process.shut_down()
 
     def kill(self, *, settled: bool = True) -> None:
         """SIGKILL. The directory stays, for a `start` later.
@@ -249,10 +199,10 @@ class PrivateRabbitMQ:
         RabbitMQ 3 writes a new queue's declaration to disk a moment after it has confirmed it, so a kill right then
         forgets the queue with all its messages. Unless `settled` is false, it is made to write first.
         """
-        if settled and self._process is not None:
+        if settled and self.pid is not None:
             with contextlib.suppress(BrokerFailed):
                 self.ctl("eval", "mnesia:sync_log().", timeout=10.0)
-        self._kill_group()
+        self._process.kill()
 
     def restart(self) -> Self:
         """An orderly restart on the same ports and directory: durable queues and persistent messages survive."""
@@ -281,31 +231,19 @@ class PrivateRabbitMQ:
 
     def log(self) -> str:
         """All that the node has said so far."""
-        if self.directory is None:
-            return ""
-        files = [self.directory / "output", *sorted((self.directory / "log").glob("*.log"))]
-        return "".join(file.read_text(errors="replace") for file in files if file.exists())
+        return self._process.log("log/*.log")
 
-    def _set_up(self) -> None:
-        self.directory = Path(tempfile.mkdtemp(prefix="carod-rabbitmq-"))
-        home = self.directory / "home"
+    def _set_up(self, directory: Path) -> None:
+        home = directory / "home"
         home.mkdir()
         cookie = home / ".erlang.cookie"
         cookie.write_text(self._epmd.cookie)
         cookie.chmod(0o400)
-        (self.directory / "rabbitmq.conf").write_text("\n".join(self._config_lines(self.directory)) + "\n")
-        (self.directory / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
-        self._environment = self._make_environment(self.directory)
+        (directory / "rabbitmq.conf").write_text("\n".join(self._config_lines(directory)) + "\n")
+        (directory / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
+        self._environment = self._make_environment(directory)
         self._epmd.acquire(self._environment)
-        self._watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHDOG, "carod-rabbitmq-watchdog", str(self.directory)],
-            cwd="/",
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            text=True,
-        )
+        self._process.watch(self._epmd.pid)
 
     def _config_lines(self, directory: Path) -> Iterator[str]:
         yield CONFIG.format(port=self.port)
@@ -354,95 +292,9 @@ class PrivateRabbitMQ:
             "RABBITMQ_CTL_ERL_ARGS": f"+sbwt none {LOOPBACK_DISTRIBUTION}",
         }
 
-    def _launch(self) -> None:
-        assert self.directory is not None
-        with (self.directory / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [self._package.scripts / "rabbitmq-server"],
-                env=self._environment,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        self._tell_watchdog(f"{self._process.pid} {self._epmd.pid}")
-
-    def _wait_until_it_answers(self, timeout: float) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + timeout
-        while not answers_amqp("127.0.0.1", self.port):
-            if (code := self._process.poll()) is not None:
-                raise BrokerFailed(f"RabbitMQ {self.node} ended with {code} before it was up:\n{self._log_tail()}")
-            if time.monotonic() > deadline:
-                raise BrokerFailed(f"RabbitMQ {self.node} not up after {timeout:.0f} s:\n{self._log_tail()}")
-            time.sleep(POLL_INTERVAL)
-
-    def _log_tail(self) -> str:
-        return "\n".join(self.log().splitlines()[-LOG_TAIL_LINES:])
-
     def _add_tls_user(self) -> None:
         self.ctl("add_user", TLS_USER, secrets.token_hex(16))
         self.ctl("set_permissions", TLS_USER, ".*", ".*", ".*")
-
-    def _kill_group(self) -> None:
-        if self._process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        self._process = None
-        self._tell_watchdog(str(self._epmd.pid))
-
-    def _tell_watchdog(self, groups: str) -> None:
-        assert self._watchdog is not None
-        pipe = _stdin_of(self._watchdog)
-        with contextlib.suppress(BrokenPipeError):
-            pipe.write(groups + "\n")
-            pipe.flush()
-
-    def _dismiss_watchdog(self) -> None:
-        if self._watchdog is None:
-            return
-        self._tell_watchdog("")
-        with contextlib.suppress(BrokenPipeError):
-            _stdin_of(self._watchdog).close()
-        self._watchdog.wait()
-        self._watchdog = None
-
-
-def _stdin_of(process: subprocess.Popen[str]) -> IO[str]:
-    assert process.stdin is not None
-    return process.stdin
-
-
-class _Signals:
-    """SIGINT, SIGTERM and SIGHUP on their way to the command; before it runs, they end the set-up."""
-
-    def __init__(self) -> None:
-        self.command: subprocess.Popen[bytes] | None = None
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._forward)
-
-    def _forward(self, number: int, _: FrameType | None) -> None:
-        if self.command is None:
-            raise SystemExit(128 + number)
-        if number == signal.SIGINT and _terminal_signals_us():
-            return  # The terminal has sent it to the command too; a second one would cut its clean-up short.
-        self.command.send_signal(number)
-
-
-def _terminal_signals_us() -> bool:
-    try:
-        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
-    except OSError:
-        return False
-    try:
-        return os.tcgetpgrp(terminal) == os.getpgrp()
-    except OSError:
-        return False
-    finally:
-        os.close(terminal)
 
 
 def reachable_url() -> str | None:
@@ -450,13 +302,15 @@ def reachable_url() -> str | None:
     url = os.environ.get(BROKER_VARIABLE) or DEFAULT_URL
     parts = urlsplit(url)
     host = parts.hostname or "127.0.0.1"
-    if parts.scheme == "amqps":
+    if parts.scheme in ("amqps", "amqps10"):
         # What a TLS port says needs the caller's certificates; that somebody listens has to do.
         try:
             socket.create_connection((host, parts.port or 5671), timeout=2.0).close()
         except OSError:
             return None
         return url
+    if parts.scheme == "amqp10":
+        return url if answers_amqp10(host, parts.port or 5672) else None
     user, password = unquote(parts.username or "guest"), unquote(parts.password or "guest")
     return url if lets_in(host, parts.port or 5672, user, password) else None
 
@@ -465,34 +319,13 @@ def reachable_url() -> str | None:
 def broker(fresh: bool = False) -> Iterator[str]:
     """URL of a reachable broker, else, or if it has to be `fresh`, of a private one that ends with the context."""
     if not fresh and (url := reachable_url()):
-        say(f"using the broker at {_without_password(url)}")
+        say(f"using the broker at {without_password(url)}")
         yield url
         return
     if not fresh and BROKER_VARIABLE in os.environ:
-        say(f"no broker that lets us in at {_without_password(os.environ[BROKER_VARIABLE])} ({BROKER_VARIABLE})")
-    started = time.monotonic()
-    say("starting a private RabbitMQ on loopback")
-    with PrivateRabbitMQ() as private:
-        say(f"it answers at {private.url} after {time.monotonic() - started:.1f} s")
-        yield private.url
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-
-
-def run_with_broker(command: list[str], fresh: bool) -> int:
-    """Exit code of `command`, run with CAROD_BROKER in its environment; 128 + n if signal n ended it."""
-    signals = _Signals()
-    with broker(fresh) as url:
-        try:
-            signals.command = subprocess.Popen(command, env={**os.environ, BROKER_VARIABLE: url})
-        except OSError as problem:
-            say(f"cannot run {command[0]}: {problem.strerror}")
-            return 127
-        code = signals.command.wait()
-    return code if code >= 0 else 128 - code
+        say(f"no broker that lets us in at {without_password(os.environ[BROKER_VARIABLE])} ({BROKER_VARIABLE})")
+    with started("RabbitMQ", PrivateRabbitMQ) as url:
+        yield url
 
 
 def main() -> int:
@@ -511,11 +344,7 @@ def main() -> int:
     parser.add_argument("--fresh", action="store_true", help="a private broker, even where another is reachable")
     parser.add_argument("command", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    try:
-        return run_with_broker(options.command, options.fresh)
-    except (RabbitMQUnavailable, BrokerFailed) as problem:
-        say(str(problem))
-        return 1
+    return run_with_broker(options.command, broker(options.fresh))
 
 
 if __name__ == "__main__":

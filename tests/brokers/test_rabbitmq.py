@@ -14,8 +14,9 @@ import aiormq
 import psutil
 import pytest
 
-from tests.brokers.handshake import answers_amqp, lets_in
-from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ, free_ports
+from tests.brokers.handshake import answers_amqp, answers_amqp10, lets_in
+from tests.brokers.process import free_ports
+from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ
 
 COMMAND = [sys.executable, str(Path(__file__).with_name("rabbitmq.py"))]
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,6 +139,16 @@ async def test_three_nodes_make_a_cluster_that_survives_one(new_rabbitmq: NewRab
         await channel.basic_publish(b"kept", routing_key=queue_name)
     third.kill()
     assert await first_message(second.url, queue_name) == b"kept"
+
+
+async def test_rabbitmq_4_speaks_both_protocols_and_keeps_what_it_confirmed(rabbitmq4: PrivateRabbitMQ) -> None:
+    assert rabbitmq4.ctl("version").startswith("4.")
+    assert rabbitmq4.url10.startswith("amqp10://")
+    assert answers_amqp10("127.0.0.1", rabbitmq4.port)
+    await publish(rabbitmq4.url, "kept", b"kept")
+    rabbitmq4.kill()
+    rabbitmq4.start()
+    assert await first_message(rabbitmq4.url, "kept") == b"kept"
 
 
 def test_a_broker_dies_with_its_parent(rabbitmq: PrivateRabbitMQ) -> None:
