@@ -59,6 +59,7 @@ class Diary:
     complain: Any
     _running: bool = False
     _suspended: bool = False
+    _over: bool = False
 
     def submitted(self) -> None:
         self._write(EventKind.SUBMIT, eventlog.submitted(self.host, _text(self.job.ad, "SubmitEventNotes")))
@@ -88,7 +89,10 @@ class Diary:
                 self._write(EventKind.HELD, eventlog.held(reason, _integer(ad, "HoldReasonCode")))
 
     def aborted(self, reason: str) -> None:
-        self._write(EventKind.ABORTED, eventlog.aborted(reason))
+        """The job was removed; the node may say so, too."""
+        if not self._over:
+            self._write(EventKind.ABORTED, eventlog.aborted(reason))
+        self._over = True
 
     def _write(self, kind: EventKind, lines: list[str]) -> None:
         path = _text(self.job.ad, "UserLog")
