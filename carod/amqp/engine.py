@@ -31,40 +31,42 @@ WRITE_LIMIT = 1 << 20
 class Event:
     """What happened, and to what. Proton's own `Event` makes five wrappers for each; here those that are asked for."""
 
-    __slots__ = ("_impl",)
+    __slots__ = ("impl",)
 
     def __init__(self, impl: Any) -> None:
-        self._impl = impl
+        self.impl = impl
 
     @property
     def delivery(self) -> Any:
-        return Delivery.wrap(pn_event_delivery(self._impl))  # type: ignore[no-untyped-call]
+        return Delivery.wrap(pn_event_delivery(self.impl))  # type: ignore[no-untyped-call]
 
     @property
     def link(self) -> Any:
         """A Sender or a Receiver."""
-        return Link.wrap(pn_event_link(self._impl))  # type: ignore[no-untyped-call]
+        return Link.wrap(pn_event_link(self.impl))  # type: ignore[no-untyped-call]
 
     @property
     def session(self) -> Any:
-        return Session.wrap(pn_event_session(self._impl))  # type: ignore[no-untyped-call]
+        return Session.wrap(pn_event_session(self.impl))  # type: ignore[no-untyped-call]
 
     @property
     def connection(self) -> Any:
-        return Connection.wrap(pn_event_connection(self._impl))  # type: ignore[no-untyped-call]
+        return Connection.wrap(pn_event_connection(self.impl))  # type: ignore[no-untyped-call]
 
 
 class Engine(asyncio.Protocol):
     """A Proton connection whose bytes go over an asyncio transport.
 
-    `handler` gets Proton's events as calls of `on_<event>(event)`, those that it has (proton.EventType), and
-    `lost(reason)` once, when there is nothing more to come. After using the connection's objects from outside such a
+    `handler` gets Proton's events as calls of `on_<event>(event)`, those that it has (proton.EventType),
+    `progressed()`, if it has that, whenever bytes have gone out or come in, and `lost(reason)` once, when there is
+    nothing more to come. After using the connection's objects from outside such a
     call, call `flush`. Times are in seconds.
     """
 
     def __init__(self, handler: Any, *, server: bool = False) -> None:
         self._handler = handler
         self._methods: dict[int, Callable[[Event], None] | None] = {}
+        self._progressed: Callable[[], None] | None = getattr(handler, "progressed", None)
         self._waiters: list[asyncio.Future[None]] = []
         self.connection = Connection()
         self._collector = Collector()
@@ -156,6 +158,8 @@ class Engine(asyncio.Protocol):
         else:
             self._set_tick()
         self._wake()
+        if self._progressed is not None:
+            self._progressed()
 
     def _wake(self) -> None:
         waiters, self._waiters = self._waiters, []
