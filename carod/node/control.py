@@ -23,6 +23,8 @@ PROTECTED = NODE_ATTRIBUTES | {"jobstatus", "numjobstarts", "jobstartdate", "own
 
 
 _ENDS = {Action.REMOVE: End.REMOVED, Action.HOLD: End.HELD, Action.VACATE: End.EVICTED}
+SLOT_ATTRIBUTES = ("State", "Activity", "Memory", "LoadAvg", "OpSys", "Arch", "Machine", "Cpus", "Disk")
+"""What a node says of its slots when it is asked (`Ping`)."""
 
 
 class Governed(Protocol):
@@ -171,7 +173,7 @@ class Control:
         for slot in self._node.slots:
             starter = by_slot.get(slot.name)
             entry: dict[str, HeaderValue] = {"Name": slot.name}
-            entry |= {name: slot.ad.get(name) for name in ("State", "Activity", "Memory", "LoadAvg")}
+            entry |= {name: slot.ad.get(name) for name in SLOT_ATTRIBUTES}
             if starter is not None:
                 ad = starter.job.ad
                 entry |= {"JobId": starter.job.id, "JobStartDate": starter.started_at, "Cmd": str(ad.get("Cmd", ""))}
