@@ -139,7 +139,7 @@ class Grid:
         ad = {name: value for name, value in ad.items() if name.lower() not in records.NOT_SUBMITTED}
         names = {name.lower(): name for name in ad}
         check_ad(ad)
-        defaults: Ad = {"Requirements": "true", "Iwd": quoted("."), "JobUniverse": 5, "JobPrio": 0}
+        defaults: Ad = {"Requirements": True, "Iwd": quoted("."), "JobUniverse": 5, "JobPrio": 0}
         ad |= {name: value for name, value in defaults.items() if name.lower() not in names}
         ad["Owner"] = quoted(owner)
         if user is not None:
