@@ -203,7 +203,10 @@ class Subscription10(LinkEnd):
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
         if not told and self._attached.done() and self._attached.exception() is None and self._on_end is not None:
-            self._on_end(str(error))
+            try:
+                self._on_end(str(error))
+            except Exception:
+                log.exception("the end of a consumer could not be told")
 
     async def cancel(self) -> None:
         """Take no more. The broker gives back the credit first: what it had sent already is not to go to and fro."""
