@@ -35,9 +35,11 @@ def new_grid() -> Iterator[Callable[..., Grid]]:
 
 
 def _close(grid: Grid) -> None:
-    grid.close()
-    for node in grid.nodes:  # shown if the test failed
-        print(f"-- log of process {node.pid}:", *node.lines, sep="\n")
+    try:
+        grid.close()
+    finally:
+        for node in grid.nodes:  # shown if the test failed
+            print(f"-- log of process {node.pid}:", *node.lines, sep="\n")
 
 
 @pytest.fixture

@@ -93,7 +93,7 @@ class Weather:
                 (fault,) = self._dice.choices(choices, weights)
                 up = sorted(self._nodes)
                 busy = {self.broker_restarted: self._restarting, self.stalled: self._stalling}.get(fault)
-                if up and not (busy and busy.locked()):
+                if up and not (busy and busy.locked()) and (fault != self.stalled or "three" in up):
                     self.blown[fault.__name__] += 1
                     tasks.create_task(fault(self._dice.choice(up)))
                 with contextlib.suppress(TimeoutError):
@@ -124,15 +124,14 @@ class Weather:
     async def stalled(self, _: str) -> None:
         """Long enough for the broker to give the node up, not for its jobs to be started elsewhere."""
         async with self._stalling:
-            node = self._nodes.get("three")
-            connections = len(node.events("ready")) if node else 0
+            node = self._nodes["three"]
+            connections = len(node.events("ready"))
             self._network.stall()
             await asyncio.sleep(self._dice.uniform(0.5, STALL_MAX))
             self._network.cut()
             self._network.flow()
-            if node:
-                with contextlib.suppress(AssertionError):  # it was killed meanwhile
-                    await node.seen("ready", connections + 1)
+            with contextlib.suppress(AssertionError):  # it was killed meanwhile
+                await node.seen("ready", connections + 1)
 
     def end(self) -> None:
         """No further faults; `blow` returns when those that blow are over."""

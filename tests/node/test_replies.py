@@ -259,7 +259,7 @@ async def test_a_reply_that_cannot_be_routed_is_kept_as_dead_once_with_the_reaso
     assert "reply_to" in dead.headers["DeadReason"]
     assert (await client.run({"Cmd": "/bin/true"})).status == 4
     assert len(await client.all_buried(lambda message: message.properties.correlation_id == job, 1)) == 1
-    assert len(node.events("to the dead-letter queue", reason=dead.headers["DeadReason"])) >= 1
+    await node.seen("to the dead-letter queue", reason=dead.headers["DeadReason"])
 
 
 @pytest.mark.parametrize("address", ["/exchanges/no-such-exchange/key", "a b/c", "no-such-queue"])
