@@ -218,11 +218,12 @@ class Bus:
 
     def _is_ours(self, key: str) -> bool:
         """Whether it is a queue of the grid or of the agent: an answer there would be taken for a job or a result."""
-        name = unquote(key).rpartition("/")[2]
-        return (
+        text = unquote(key)
+        return any(
             name in (self._queue, f"{self._queue}_key", str(self.name), f"qmf.{self.name}")
             or name.startswith(f"{self._queue}.")
             or name in self._private
+            for name in (text, text.rpartition("/")[2])
         )
 
     async def _send(self, request: Message, to: Address, answer: Answer) -> bool:

@@ -232,6 +232,8 @@ def _checked(method: Method, argument: Argument, value: Any) -> Any:
             wanted, fits = "an integer from 0 on", False
     elif argument.type is Type.MAP:
         wanted, fits = "a map", isinstance(value, dict)
+    elif argument.type is Type.LIST:
+        wanted, fits = "a list", isinstance(value, list)
     else:
         wanted, fits = "something else", True
     if not fits:
