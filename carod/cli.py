@@ -22,6 +22,8 @@ SECTIONS = {
         "config": "carod.cli:config",
     },
     "Look": {
+        "q": "carod_client.commands.q:q",
+        "history": "carod_client.commands.q:history",
         "nodes": "carod_client.commands.nodes:nodes",
         "top": "carod_client.commands.top:top",
         "query": "carod_client.commands.operate:query",
