@@ -47,6 +47,8 @@ class Party:
 
 PARTIES = {
     "rabbitmq-0-9-1": Party("rabbitmq"),
+    "rabbitmq4-0-9-1": Party("rabbitmq4"),
+    "rabbitmq4-1.0": Party("rabbitmq4", "url10", lacks=frozenset({"exclusive consumers"})),
     "broker-j-1.0": Party("broker_j", lacks=frozenset({"exclusive consumers", "user ids", "slashes in queue names"})),
 }
 

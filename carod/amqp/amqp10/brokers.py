@@ -235,6 +235,8 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
 
 # -- RabbitMQ --------------------------------------------------------------------------------------------------
 
+OLD_RABBITMQ = ("2", "3")
+
 
 class RabbitMQ:
     """RabbitMQ 4: addresses of version 2, managed at `/management`."""
@@ -243,8 +245,11 @@ class RabbitMQ:
 
     def __init__(self, wire: Wire) -> None:
         version = str(wire.properties.get("version", ""))
-        self._old = version.split(".")[0] < "4" and len(version.split(".")[0]) == 1
-        self._version = version
+        if version.split(".")[0] in OLD_RABBITMQ:
+            raise Refused(
+                f"broker {wire.endpoint.safe_url} is RabbitMQ {version}, which can't be told over AMQP 1.0 to make a "
+                "queue, as RabbitMQ 4 can; use amqp:// (AMQP 0-9-1)"
+            )
         self._management = HttpManagement(wire)
 
     def hostname(self, vhost: str) -> str | None:
@@ -282,10 +287,10 @@ class RabbitMQ:
             "arguments": arguments,
         }  # fmt: skip
         path = f"/queues/{_quoted(queue.name)}"
-        answer = await self._ask("PUT", path, wanted)
+        answer = await self._management.ask("PUT", path, wanted)
         if answer.ok:
             return True
-        if answer.status == 409 and (await self._ask("GET", path)).ok:
+        if answer.status == 409 and (await self._management.ask("GET", path)).ok:
             return False
         raise _said(answer, f"queue {queue.name!r}")
 
@@ -294,7 +299,7 @@ class RabbitMQ:
             "type": exchange.kind, "durable": exchange.durable, "auto_delete": False, "internal": False,
             "arguments": {},
         }  # fmt: skip
-        answer = await self._ask("PUT", f"/exchanges/{_quoted(exchange.name)}", wanted)
+        answer = await self._management.ask("PUT", f"/exchanges/{_quoted(exchange.name)}", wanted)
         if answer.ok:
             return True
         if answer.status == 409 or await self.exists(exchange.name):
@@ -303,26 +308,26 @@ class RabbitMQ:
 
     async def bind(self, queue: str, to: Address) -> None:
         wanted = {"source": to.exchange, "destination_queue": queue, "binding_key": to.key, "arguments": {}}
-        answer = await self._ask("POST", "/bindings", wanted)
+        answer = await self._management.ask("POST", "/bindings", wanted)
         if not answer.ok:
             raise _said(answer, f"binding {queue} to {to}")
 
     async def exists(self, exchange: str) -> bool:
-        """Nothing says so but the refusal to bind from an exchange that is not there."""
-        path = f"/bindings?src={_quoted(exchange)}&dstq=&key="
-        return (await self._ask("GET", path)).ok
+        """Nothing says so but the refusal to bind a queue that is not there: it names a missing exchange first."""
+        wanted = {"source": exchange, "destination_queue": f"carod.{uuid4()}", "binding_key": "", "arguments": {}}
+        return (await self._management.ask("POST", "/bindings", wanted)).text.startswith("no queue")
 
     async def delete(self, queue: str, if_empty: bool) -> None:
         if if_empty:
-            found = await self._ask("GET", f"/queues/{_quoted(queue)}")
+            found = await self._management.ask("GET", f"/queues/{_quoted(queue)}")
             if not found.ok or not isinstance(found.value, dict) or found.value.get("message_count"):
                 return
-        answer = await self._ask("DELETE", f"/queues/{_quoted(queue)}")
+        answer = await self._management.ask("DELETE", f"/queues/{_quoted(queue)}")
         if not answer.ok and answer.status != 404:
             raise _said(answer, f"queue {queue!r}")
 
     async def depth(self, queue: str) -> int | None:
-        answer = await self._ask("GET", f"/queues/{_quoted(queue)}")
+        answer = await self._management.ask("GET", f"/queues/{_quoted(queue)}")
         if answer.status == 404:
             return None
         if not answer.ok or not isinstance(answer.value, dict):
@@ -331,14 +336,6 @@ class RabbitMQ:
 
     async def routes(self, to: Address) -> bool:
         return True
-
-    async def _ask(self, method: str, path: str, body: Any = None) -> Answer:
-        if self._old:
-            raise Refused(
-                f"RabbitMQ {self._version} can't be told over AMQP 1.0 to make or look at a queue, which RabbitMQ 4 "
-                "can; use amqp:// (AMQP 0-9-1)"
-            )
-        return await self._management.ask(method, path, body)
 
 
 def _quoted(name: str) -> str:

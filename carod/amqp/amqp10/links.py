@@ -31,6 +31,8 @@ from carod.amqp.transport import (
 log = logging.getLogger("carod.amqp")
 WINDOW = 500
 """Credit of a consumer without a limit; half of it used is given anew."""
+MAX_REASON = 500
+"""Characters of a broker's reason that are passed on; some add where in its own code it failed."""
 CANCEL_TIMEOUT = 5.0
 """Seconds for a broker to take back the credit of a cancelled consumer; then its link is closed as it is."""
 BACKLOG = 1000
@@ -109,7 +111,8 @@ def link_error(condition: Condition | None, name: str) -> TransportError:
     """What a broker's reason to end a link, or to refuse it, means."""
     if condition is None:
         return Refused(f"{name}: the broker closed the link")
-    text = f"{name}: {condition.description or condition.name}"
+    said = str(condition.description or condition.name)
+    text = f"{name}: {said.splitlines()[0][:MAX_REASON]}"
     if condition.name == "amqp:not-found":
         return Unroutable(text)
     if condition.name in ("amqp:link:redirect", "amqp:connection:redirect"):
@@ -294,8 +297,9 @@ class Publisher10(LinkEnd):
 
     link: Sender
 
-    def __init__(self, wire: Wire, link: Sender) -> None:
+    def __init__(self, wire: Wire, link: Sender, settled: bool = False) -> None:
         super().__init__(wire, link)
+        self._settled = settled
         self._waiting: dict[Sent, None] = {}
         self._backlog: deque[tuple[bytes, Sent]] = deque()
         self._credit_waiter: asyncio.Future[None] | None = None
@@ -317,8 +321,7 @@ class Publisher10(LinkEnd):
                 raise Busy(f"the broker takes nothing for {to!r} just now, and {BACKLOG} messages wait for it")
             self._backlog.append((data, sent))
         else:
-            self._put(data, sent)
-            self.link.advance()
+            self._put_whole(data, sent)
             self.wire.engine.flush()
         return sent
 
@@ -330,6 +333,14 @@ class Publisher10(LinkEnd):
         limit = self.link.remote_max_message_size
         if limit and size > limit:
             raise TooLarge(f"a message of {size} bytes to {to!r} is over the broker's {limit}")
+
+    def _put_whole(self, data: bytes, sent: Sent) -> None:
+        delivery = self._put(data, sent)
+        self.link.advance()
+        if self._settled:
+            delivery.settle()
+            self._waiting.pop(sent)
+            sent.settle(None)
 
     def _put(self, data: bytes, sent: Sent) -> Any:
         """A new delivery that begins with these bytes."""
@@ -381,8 +392,7 @@ class Publisher10(LinkEnd):
 
     def on_flow(self) -> None:
         while self._backlog and self.link.credit > 0:
-            self._put(*self._backlog.popleft())
-            self.link.advance()
+            self._put_whole(*self._backlog.popleft())
         if self._credit_waiter is not None and self.link.credit > 0 and not self._credit_waiter.done():
             self._credit_waiter.set_result(None)
 

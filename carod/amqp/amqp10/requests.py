@@ -76,7 +76,7 @@ class Questions:
         if self._paired:  # (OASIS, "AMQP Request-Response Messaging with Link Pairing", 3)
             name, properties = f"pair-{self._address}", {symbol("paired"): True}
             self._out, back = await asyncio.gather(
-                self._wire.publisher(self._address, lane=LANE, name=name, properties=properties),
+                self._wire.publisher(self._address, lane=LANE, settled=True, name=name, properties=properties),
                 self._wire.subscription(
                     self._address,
                     self._arrived,

@@ -47,31 +47,32 @@ class Amqp10Transport:
 
     async def connect(self) -> None:
         end = self.endpoint
-        context = end.tls_context()  # a file that can't be read is the user's to mend, not a reason to try again
         hostname = end.host if end.vhost == "/" else end.vhost
-        wire = await self._open(hostname)
-        broker = broker_of(wire)
+        wire, broker = await self._open(hostname)
         named = broker.hostname(end.vhost)
         if named is not None and named != hostname:  # only now we know how this broker names it
             await wire.close()
-            wire = await self._open(named)
-            broker = broker_of(wire)
-        del context
+            wire, broker = await self._open(named)
         self._wire, self._broker = wire, broker
         self._publishers.clear()
         self._private.clear()
         self._known_exchanges.clear()
 
-    async def _open(self, hostname: str) -> Wire:
+    async def _open(self, hostname: str) -> tuple[Wire, Broker]:
+        context = self.endpoint.tls_context()  # a file that can't be read is the user's to mend: BadEndpoint
         wire = Wire(self.endpoint, hostname)
         where = f"broker {self.endpoint.safe_url}"
         try:
-            await wire.open(self.endpoint.tls_context())
+            await wire.open(context)
         except TimeoutError:
             raise ConnectionLost(f"{where}: no answer within {self.endpoint.connect_timeout:g} s") from None
         except OSError as error:
             raise ConnectionLost(f"{where}: {error}") from None
-        return wire
+        try:
+            return wire, broker_of(wire)
+        except TransportError:
+            await wire.close()
+            raise
 
     async def close(self) -> None:
         wire, self._wire = self._wire, None

@@ -104,12 +104,14 @@ class Wire:
         *,
         lane: str = "publishers",
         session: Session | None = None,
+        settled: bool = False,
         name: str = "",
         properties: dict[symbol, Any] | None = None,
     ) -> Publisher10:
         """A link on which to send to an address; to the messages' own ones, if it is empty.
 
-        Raises Unroutable (none there), Refused or ConnectionLost.
+        With `settled`, nobody says what becomes of a message. Raises Unroutable (none there), Refused or
+        ConnectionLost.
         """
         self.check()
         link = (session or self._lane(lane)).sender(name or self._name())
@@ -117,8 +119,9 @@ class Wire:
         if address:
             link.target.address = address
         link.source.outcomes.put_object(_symbols(OUTCOMES))
+        link.snd_settle_mode = Link.SND_SETTLED if settled else Link.SND_MIXED
         link.properties = properties
-        publisher = Publisher10(self, link)
+        publisher = Publisher10(self, link, settled)
         await self._attach(publisher)
         return publisher
 
