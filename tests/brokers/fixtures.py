@@ -17,13 +17,17 @@ from typing import Any
 import aiormq
 import pytest
 
+from tests.brokers.artemis import PrivateArtemis
 from tests.brokers.broker_j import PrivateBrokerJ
 from tests.brokers.package import find_package_4
 from tests.brokers.process import BrokerUnavailable
 from tests.brokers.rabbitmq import PrivateRabbitMQ
 
 TEST_BROKER_VARIABLE = "CAROD_TEST_BROKER"
-BROKER_FIXTURES = {"rabbitmq", "new_rabbitmq", "rabbitmq4", "broker_url", "queue_name", "broker_j", "new_broker_j"}
+BROKER_FIXTURES = {
+    *("rabbitmq", "new_rabbitmq", "broker_url", "queue_name", "rabbitmq4"),
+    *("broker_j", "new_broker_j", "artemis"),
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
@@ -76,6 +80,15 @@ def new_broker_j() -> Iterator[Callable[..., PrivateBrokerJ]]:
             return stack.enter_context(_started_broker_j(**options))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def artemis() -> Iterator[PrivateArtemis]:
+    """The session's own ActiveMQ Artemis: AMQP 1.0. A test may restart and kill it."""
+    with _or_skipped():
+        private = PrivateArtemis().start()
+    with private:
+        yield private
 
 
 def _started_broker_j(**options: Any) -> PrivateBrokerJ:
