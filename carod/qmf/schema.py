@@ -14,6 +14,8 @@ from typing import Any
 from carod.qmf.codec import BadEncoding, Reader, Writer
 
 REQUEST, ANSWER, COMPLETE = b"AM2S", b"AM2s", b"AM2z"
+BYTES = "bytes"
+"""The unit of an argument that is binary: QMF's type codes have none for it."""
 NAMESPACE = uuid.UUID("6b8dd1a2-0c5f-5d3a-9a44-5f0f9b1f4b3e")
 """Of the hashes of our schemas (RFC 4122, version 5)."""
 
@@ -146,7 +148,7 @@ class SchemaClass:
             for argument in method.arguments:
                 named = {"name": argument.name, "type": int(argument.type), "dir": argument.dir}
                 default = {} if argument.default is None else {"default": argument.default}
-                out.map(_present(**named, desc=argument.desc) | default)
+                out.map(_present(**named, unit=BYTES if argument.binary else "", desc=argument.desc) | default)
         return out.encoded
 
 
@@ -244,5 +246,5 @@ def _method(reader: Reader) -> Method:
 def _argument(values: dict[str, Any]) -> Argument:
     return Argument(
         str(values["name"]), Type(values["type"]), str(values["dir"]).upper(), str(values.get("desc", "")),
-        values.get("default"),
+        values.get("default"), values.get("unit") == BYTES,
     )  # fmt: skip

@@ -269,7 +269,7 @@ class _Call:
         session, agent = self._target._session, self._target._agent
         if _async:
             return session._call_later(agent, request, _timeout)
-        return session._call_methods(agent, [request], _timeout)[0]
+        return _typed(self._method, session._call_methods(agent, [request], _timeout)[0])
 
     def __repr__(self) -> str:
         return f"<method {self._method} of {self._target}>"
@@ -287,7 +287,8 @@ class _Calls:
     def __call__(self, items: Iterable[Any], *, _timeout: float | None = None) -> list[MethodResult]:
         tuples = (item if isinstance(item, tuple) else (item,) for item in items)
         requests = [self._target._request(self._method, _arguments(self._method, each, {})) for each in tuples]
-        return self._target._session._call_methods(self._target._agent, requests, _timeout)
+        results = self._target._session._call_methods(self._target._agent, requests, _timeout)
+        return [_typed(self._method, result) for result in results]
 
 
 def _arguments(method: Method, given: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,6 +301,15 @@ def _arguments(method: Method, given: tuple[Any, ...], named: Mapping[str, Any])
     if missing or odd or len(given) > len(inputs):
         raise TypeError(f"{method} takes {len(required)} to {len(inputs)} arguments, got {len(given) + len(named)}")
     return arguments
+
+
+def _typed(method: Method, result: MethodResult) -> MethodResult:
+    """A result whose binary arguments are bytes: from some brokers, those that are UTF-8 come as text."""
+    for each in method.arguments:
+        value = result.outArgs.get(each.name)
+        if each.binary and isinstance(value, str):
+            result.outArgs[each.name] = value.encode()
+    return result
 
 
 def _type(value: Any) -> Type:

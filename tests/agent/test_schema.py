@@ -70,8 +70,8 @@ def test_a_class_survives_its_binary_form(key: tuple[str, str]) -> None:
     ]
     assert [str(method) for method in got.methods] == [str(method) for method in wanted.methods]
     for ours, theirs in zip(wanted.methods, got.methods, strict=True):
-        assert [(each.name, each.dir, each.default) for each in ours.arguments] == [
-            (each.name, each.dir, each.default) for each in theirs.arguments
+        assert [(each.name, each.dir, each.default, each.binary) for each in ours.arguments] == [
+            (each.name, each.dir, each.default, each.binary) for each in theirs.arguments
         ]
 
 
