@@ -42,6 +42,11 @@ ON_BEHALF = "x-carod-on-behalf"
 """Header of a job that a node published anew: the user id that it came with, which only that user could repeat."""
 
 
+KEEPER = "x-carod-keeper"
+"""Header of a job that an agent, which it names, has in its queue: it keeps the job when it is held, the broker need
+not."""
+
+
 class JobStatus(IntEnum):
     """HTCondor's JobStatus (section 3)."""
 
@@ -93,7 +98,8 @@ class Job:
     """A job as it came from the wire: its ad is parsed, nothing in it is believed yet.
 
     `id` is the message id in its text form, `expires_at` seconds since the epoch, `problem` what was wrong with
-    the headers (then `ad` holds those before it). `courier` is whom the broker knows the grid's nodes as.
+    the headers (then `ad` holds those before it). `courier` is whom the broker knows the grid's nodes as, `keeper` the
+    agent that has the job, too.
     """
 
     id: str
@@ -104,6 +110,7 @@ class Job:
     expires_at: float | None = None
     incarnation: int = 0
     courier: str | None = None
+    keeper: str = ""
     problem: JobError | None = field(default=None)
 
     @classmethod
@@ -124,7 +131,7 @@ class Job:
         released = headers.get(INCARNATION)
         job = cls(
             job_id, ClassAd(), message.reply_to, message.body, message.durable, _expiry(message),
-            released if isinstance(released, int) else 0, courier,
+            released if isinstance(released, int) else 0, courier, str(headers.get(KEEPER, "")),
         )  # fmt: skip
         try:
             read_headers(headers, job.ad)

@@ -26,7 +26,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from carod.amqp import Address, Delivery, HeaderValue, Message, Outcome, Queue, Transport, TransportError, Unroutable
 from carod.config import Config
 from carod.control import EVERYONE, Action, Answer, Asker, Request, job_key
-from carod.job import EXPIRES_AT, INCARNATION, ON_BEHALF, Job
+from carod.job import EXPIRES_AT, INCARNATION, KEEPER, ON_BEHALF, Job
 from carod.log import event
 from carod.node.claims import DECIDING, DONE, Claims
 
@@ -114,6 +114,8 @@ def copy(message: Message, job: Job, **marks: HeaderValue) -> Message:
         headers[EXPIRES_AT] = job.expires_at
     if job.incarnation:
         headers[INCARNATION] = job.incarnation
+    if job.keeper:
+        headers[KEEPER] = job.keeper
     identity = job.ad.get("AuthenticatedIdentity")
     if isinstance(identity, str):
         headers[ON_BEHALF] = identity

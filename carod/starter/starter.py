@@ -335,7 +335,7 @@ class Starter:
         finally:
             if not isinstance(body, bytes):
                 body.close()
-        if ending.buried:
+        if ending.buried and not job.keeper:
             message = self.delivery.message
             held = dataclasses.replace(message, headers={**message.headers, "NumJobStarts": job.starts})
             await office.post.bury(held, str(job.ad.get("HoldReason", end.value)))
