@@ -51,7 +51,7 @@ from carod.amqp import (
     Unroutable,
 )
 from carod.control import EVERYONE, Action, Answer, Asker, BadRequest, Request, answer, job_key
-from carod.job import JobStatus
+from carod.job import KEEPER, JobStatus
 from carod.log import event
 from qmf_agent import lookup, records
 from qmf_agent.ads import Ad
@@ -117,15 +117,17 @@ class Dispatcher:
         try:
             async with asyncio.TaskGroup() as self._group:
                 await self._listen()
+                self._write_confirmed()
+                uncertain = await self._queue.uncertain()  # before anything is sent over this connection
                 self.online.set()
-                loops = [
-                    self._group.create_task(work)
-                    for work in (self._settle_uncertain(), self._pump(), self._keep_pinging(), self._keep_auditing())
-                ]
+                self._queue.room, self._queue.send = self._room, self._send_all
+                works = (self._settle_uncertain(uncertain), self._pump(), self._keep_pinging(), self._keep_auditing())
+                loops = [self._group.create_task(work) for work in works]
                 try:
                     reason = await asyncio.shield(closed)
                 finally:
                     self.online.clear()
+                    self._queue.room = lambda: 0
                     for loop in loops:
                         loop.cancel()
         finally:
@@ -176,11 +178,14 @@ class Dispatcher:
             self._queue.wake.clear()
             while (room := self._room()) > 0:
                 jobs = await self._queue.take(min(room, TAKE_AT_ONCE))
-                for job in jobs:
-                    self._spawn(self._send(job))
+                self._send_all(jobs)
                 if not jobs:
                     break
             await self._queue.wake.wait()
+
+    def _send_all(self, jobs: list[JobRecord]) -> None:
+        for job in jobs:
+            self._spawn(self._send(job))
 
     async def _send(self, job: JobRecord, second: bool = False) -> None:
         """Send a job until the broker has it, or says that it never will. Raises ConnectionLost."""
@@ -214,7 +219,9 @@ class Dispatcher:
             return
 
     def _message(self, job: JobRecord, body: Body, second: bool) -> Message:
-        headers = {**job.ad, "JobStatus": int(JobStatus.IDLE), **(SECOND_COPY if second else {})}
+        headers = {**job.ad, "JobStatus": int(JobStatus.IDLE), KEEPER: self._config.name}
+        if second:
+            headers |= SECOND_COPY
         return Message(
             body, headers, self._queue.message_id(job.id, job.life), reply_to=self._config.reply_queue, durable=True,
             user_id=self._user,
@@ -232,14 +239,12 @@ class Dispatcher:
 
     # -- what may or may not have been sent --------------------------------------------------------------------
 
-    async def _settle_uncertain(self) -> None:
+    async def _settle_uncertain(self, uncertain: list[JobRecord]) -> None:
         """Find out about the jobs that a crash or a lost connection left at INTENT."""
-        self._write_confirmed()
-        left = await self._queue.uncertain()
-        if left:
+        if uncertain:
             with contextlib.suppress(ConnectionLost):
                 await self._read_replies()
-                await self._ask_and_send(left)
+                await self._ask_and_send(uncertain)
 
     async def _ask_and_send(self, jobs: list[JobRecord]) -> None:
         """Send those of these jobs again that nobody has."""

@@ -23,12 +23,14 @@ from qmf_agent.jobs import Change, JobId, JobRecord, Order, Report, message_id
 from qmf_agent.model import Code, Event, Listener, MethodError
 from qmf_agent.records import NewJob, Ordered, Reported
 from qmf_agent.spool import Spool
-from qmf_agent.store import Store
+from qmf_agent.store import Store, Work
 from qmf_agent.totals import Totals
 
 log = logging.getLogger("carod.queue")
 T = TypeVar("T")
 May = Callable[[JobRecord], None]
+_SAID_AGAIN = (Report.RUNNING, Report.UPDATE)
+"""Reports after which another one comes."""
 FORGET_AT_ONCE = 200
 """Jobs forgotten in one transaction, which others wait for."""
 
@@ -41,6 +43,10 @@ class JobQueue:
         self.scheduler, self.grid, self.birth, self.totals = config.name, grid, birth, totals
         self.wake = asyncio.Event()
         """Set whenever there may be something to send."""
+        self.room: Callable[[], int] = lambda: 0
+        self.send: Callable[[list[JobRecord]], None] = lambda jobs: None
+        """How many jobs may be sent now, and what sends them: a dispatcher's, while it is connected."""
+        self._taking = 0
         self._listeners: list[Listener] = []
         self._files = ThreadPoolExecutor(1, "spool")
 
@@ -78,8 +84,16 @@ class JobQueue:
     async def submit(self, jobs: Sequence[NewJob]) -> list[JobId]:
         """Put jobs of one owner into the queue, as one cluster; once this returns they survive the agent's death."""
         self.check_room(jobs[0].owner, len(jobs))
-        ids, changes = await self.store.write(lambda db: records.insert(db, self.scheduler, jobs))
+        at_once = max(0, min(len(jobs), self.room() - self._taking))
+        self._taking += at_once
+        try:
+            work = partial(_insert_and_take, scheduler=self.scheduler, jobs=jobs, count=at_once)
+            ids, changes, taken = await self.store.write(work)
+        finally:
+            self._taking -= at_once
         self.applied(changes)
+        if taken:
+            self.send(taken)
         return ids
 
     def check_room(self, owner: str, count: int) -> None:
@@ -178,7 +192,8 @@ class JobQueue:
             self.applied(reported.changes)
             done(reported)
 
-        self.store.submit(lambda db: records.apply_report(db, job, life, report, said, size, body), finished, failed)
+        work = partial(records.apply_report, job_id=job, life=life, report=report, said=said, size=size, body=body)
+        self.store.submit(work, finished, failed, durable=report not in _SAID_AGAIN)
 
     # -- to the grid -------------------------------------------------------------------------------------------
 
@@ -194,7 +209,8 @@ class JobQueue:
 
     def confirmed(self, jobs: Sequence[tuple[JobId, int]]) -> None:
         """The broker has them."""
-        self.store.submit(lambda db: records.confirmed(db, jobs), self.applied, self._not_written)
+        work: Work[list[Change]] = partial(records.confirmed, jobs=jobs)
+        self.store.submit(work, self.applied, self._not_written, durable=False)
 
     async def not_sendable(self, job: JobId, life: int, reason: str) -> None:
         """No broker takes this one."""
@@ -277,6 +293,15 @@ class JobQueue:
     def tell_changed(self, class_name: str, name: str) -> None:
         for listener in self._listeners:
             listener.changed(class_name, name)
+
+
+def _insert_and_take(
+    db: sqlite3.Connection, scheduler: str, jobs: Sequence[NewJob], count: int
+) -> tuple[list[JobId], list[Change], list[JobRecord]]:
+    """Put jobs into the queue, and have so many of those that are next sent: the disk is waited for once."""
+    ids, changes = records.insert(db, scheduler, jobs)
+    taken, moved = records.take(db, count) if count else ([], [])
+    return ids, changes + moved, taken
 
 
 def _forget(db: sqlite3.Connection, before: int, keep: int) -> tuple[list[Change], int]:

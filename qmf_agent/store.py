@@ -1,7 +1,8 @@
 """The database's two threads: one writes, in groups; one reads, beside it.
 
 Whatever waits when the writer is free becomes one transaction: the disk is asked once for all of it, however many
-submissions and replies come at a time. Work that fails is undone by itself, and costs the others nothing.
+submissions and replies come at a time. Work that fails is undone by itself, and costs the others nothing. Work that may
+be lost with the machine, though not with the process, does not wait for the disk.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 OnDone = Callable[[T], None]
 OnFailure = Callable[[BaseException], None]
+Item = tuple[Work[Any], OnDone[Any], OnFailure, bool]
 GROUP = 256
 """Works in one transaction at most: none of them is answered before it is committed."""
 
@@ -41,7 +43,8 @@ class Store:
             self._db.executescript(schema)
         except sqlite3.Error as error:
             raise StoreError(f"job queue {path!r}: {error}") from None
-        self._waiting: queue.SimpleQueue[tuple[Work[Any], OnDone[Any], OnFailure] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Item | None] = queue.SimpleQueue()
+        self._fsync, self._waits_for_disk = fsync, fsync
         self._writer = threading.Thread(target=self._write, name="job queue", daemon=True)
         self._writer.start()
         self._readers = ThreadPoolExecutor(1, "job queue reader")
@@ -56,13 +59,13 @@ class Store:
 
     # -- from the event loop -----------------------------------------------------------------------------------
 
-    def submit(self, work: Work[T], done: OnDone[T], failed: OnFailure) -> None:
+    def submit(self, work: Work[T], done: OnDone[T], failed: OnFailure, *, durable: bool = True) -> None:
         """Have work done in the next transaction; `done` is called with its result once that is committed.
 
         Works are done in the order they came in, and so are the calls of `done`. What work raises goes to `failed`,
-        as does an sqlite3.Error of the commit.
+        as does an sqlite3.Error of the commit. What is not `durable` may be lost if the machine crashes.
         """
-        self._waiting.put((work, done, failed))
+        self._waiting.put((work, done, failed, durable))
 
     async def write(self, work: Work[T]) -> T:
         """Do work in a transaction: its result, once that is committed. Raises what work raises."""
@@ -104,15 +107,14 @@ class Store:
             calls = self._transact([item for item in group if item is not None])
             self._loop.call_soon_threadsafe(_call_all, calls)
 
-    def _transact(
-        self, group: list[tuple[Work[Any], OnDone[Any], OnFailure]]
-    ) -> list[tuple[Callable[[Any], None], Any]]:
+    def _transact(self, group: list[Item]) -> list[tuple[Callable[[Any], None], Any]]:
         """One transaction; what is to be called afterwards, and with what."""
         calls: list[tuple[Callable[[Any], None], Any]] = []
         db = self._db
         try:
+            self._choose_durability(any(durable for *_, durable in group))
             db.execute("BEGIN IMMEDIATE")
-            for work, done, failed in group:
+            for work, done, failed, _ in group:
                 db.execute("SAVEPOINT work")
                 try:
                     calls.append((done, work(db)))
@@ -124,8 +126,14 @@ class Store:
         except sqlite3.Error as error:
             if db.in_transaction:
                 db.execute("ROLLBACK")
-            return [(failed, error) for _, _, failed in group]
+            return [(failed, error) for _, _, failed, _ in group]
         return calls
+
+    def _choose_durability(self, durable: bool) -> None:
+        wait = self._fsync and durable
+        if wait != self._waits_for_disk:
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if wait else 'NORMAL'}")
+            self._waits_for_disk = wait
 
 
 def _call_all(calls: list[tuple[Callable[[Any], None], Any]]) -> None:
