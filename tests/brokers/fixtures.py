@@ -17,8 +17,10 @@ from typing import Any
 import aiormq
 import pytest
 
+from tests.brokers import containers
 from tests.brokers.artemis import PrivateArtemis
 from tests.brokers.broker_j import PrivateBrokerJ
+from tests.brokers.containers import ContainerBroker
 from tests.brokers.package import find_package_4
 from tests.brokers.process import BrokerUnavailable
 from tests.brokers.rabbitmq import PrivateRabbitMQ
@@ -26,7 +28,7 @@ from tests.brokers.rabbitmq import PrivateRabbitMQ
 TEST_BROKER_VARIABLE = "CAROD_TEST_BROKER"
 BROKER_FIXTURES = {
     *("rabbitmq", "new_rabbitmq", "broker_url", "queue_name", "rabbitmq4"),
-    *("broker_j", "new_broker_j", "artemis"),
+    *("broker_j", "new_broker_j", "artemis", "qpidd"),
 }
 
 
@@ -56,8 +58,12 @@ def new_rabbitmq() -> Iterator[Callable[..., PrivateRabbitMQ]]:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq4() -> Iterator[PrivateRabbitMQ]:
+def rabbitmq4() -> Iterator[PrivateRabbitMQ | ContainerBroker]:
     """The session's own RabbitMQ 4: AMQP 0-9-1 at `url`, 1.0 at `url10`. A test may restart and kill it."""
+    if containers.wanted():
+        with _in_container(containers.RABBITMQ) as container:
+            yield container
+        return
     with _or_skipped():
         package = find_package_4()
     with _started(package=package) as private:
@@ -83,12 +89,30 @@ def new_broker_j() -> Iterator[Callable[..., PrivateBrokerJ]]:
 
 
 @pytest.fixture(scope="session")
-def artemis() -> Iterator[PrivateArtemis]:
-    """The session's own ActiveMQ Artemis: AMQP 1.0. A test may restart and kill it."""
+def artemis() -> Iterator[PrivateArtemis | ContainerBroker]:
+    """The session's own ActiveMQ Artemis: AMQP 1.0 at `url10`. A test may restart and kill it."""
+    if containers.wanted():
+        with _in_container(containers.ARTEMIS) as container:
+            yield container
+        return
     with _or_skipped():
         private = PrivateArtemis().start()
     with private:
         yield private
+
+
+@pytest.fixture(scope="session")
+def qpidd() -> Iterator[ContainerBroker]:
+    """The session's own Qpid C++ broker: AMQP 1.0 at `url10`, and 0-10. From a container, or not at all."""
+    if not containers.wanted():
+        pytest.skip(f"qpidd is to be had as a container only: with a Docker engine, set {containers.SWITCH}=1")
+    with _in_container(containers.QPIDD) as private:
+        yield private
+
+
+def _in_container(image: tuple[str, dict[str, str]]) -> ContainerBroker:
+    with _or_skipped():
+        return ContainerBroker(image).start()
 
 
 def _started_broker_j(**options: Any) -> PrivateBrokerJ:

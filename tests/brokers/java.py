@@ -106,6 +106,11 @@ class PrivateJavaBroker(ABC):
         return f"amqp10://{USER}:{PASSWORD}@127.0.0.1:{self.port}"
 
     @property
+    def url10(self) -> str:
+        """The same, by the name that it has on brokers whose first protocol is another."""
+        return self.url
+
+    @property
     def anonymous_url(self) -> str:
         """Without a user: SASL ANONYMOUS."""
         return f"amqp10://127.0.0.1:{self.anonymous_port}"

@@ -24,7 +24,8 @@ HERE = Path(__file__).parent
 @pytest.fixture(params=["broker_j", "artemis"])
 def broker(request: pytest.FixtureRequest) -> PrivateJavaBroker:
     started = request.getfixturevalue(request.param)
-    assert isinstance(started, PrivateJavaBroker)
+    if not isinstance(started, PrivateJavaBroker):
+        pytest.skip("it runs in a container")
     return started
 
 

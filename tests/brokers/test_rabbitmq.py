@@ -14,6 +14,7 @@ import aiormq
 import psutil
 import pytest
 
+from tests.brokers.containers import ContainerBroker
 from tests.brokers.handshake import answers_amqp, answers_amqp10, lets_in
 from tests.brokers.process import free_ports
 from tests.brokers.rabbitmq import TLS_USER, PrivateRabbitMQ
@@ -141,14 +142,24 @@ async def test_three_nodes_make_a_cluster_that_survives_one(new_rabbitmq: NewRab
     assert await first_message(second.url, queue_name) == b"kept"
 
 
-async def test_rabbitmq_4_speaks_both_protocols_and_keeps_what_it_confirmed(rabbitmq4: PrivateRabbitMQ) -> None:
-    assert rabbitmq4.ctl("version").startswith("4.")
+async def test_rabbitmq_4_speaks_both_protocols_and_keeps_what_it_confirmed(
+    rabbitmq4: PrivateRabbitMQ | ContainerBroker,
+) -> None:
+    if isinstance(rabbitmq4, PrivateRabbitMQ):
+        assert rabbitmq4.ctl("version").startswith("4.")
     assert rabbitmq4.url10.startswith("amqp10://")
     assert answers_amqp10("127.0.0.1", rabbitmq4.port)
     await publish(rabbitmq4.url, "kept", b"kept")
     rabbitmq4.kill()
     rabbitmq4.start()
     assert await first_message(rabbitmq4.url, "kept") == b"kept"
+
+
+def test_qpidd_answers_again_after_it_was_killed(qpidd: ContainerBroker) -> None:
+    qpidd.kill()
+    assert not answers_amqp10("127.0.0.1", qpidd.port)
+    qpidd.start()
+    assert answers_amqp10("127.0.0.1", qpidd.port)
 
 
 def test_a_broker_dies_with_its_parent(rabbitmq: PrivateRabbitMQ) -> None:
