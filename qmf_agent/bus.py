@@ -22,11 +22,13 @@ from urllib.parse import unquote
 
 from carod.amqp import (
     Address,
+    Busy,
     ConnectionLost,
     Delivery,
     Message,
     Outcome,
     Queue,
+    Refused,
     StaleDelivery,
     TooLarge,
     Transport,
@@ -106,6 +108,7 @@ class Bus:
         locates, _ = await transport.declare(_own_queue("", Address(TOPIC, REQUESTS_KEY)))
         requests, _ = await transport.declare(_own_queue(f"qmf.{self.name}", self.name.address))
         self._transport = transport
+        refused: BaseException | None = None
         try:
             async with asyncio.TaskGroup() as self._group:
                 loops = [
@@ -118,10 +121,12 @@ class Bus:
                 reason = await transport.wait_closed()
                 for loop in loops:
                     loop.cancel()
+        except* Refused as group:
+            refused = group.exceptions[0]
         finally:
             self.serving.clear()
             self._group = self._transport = None
-        raise ConnectionLost(reason)
+        raise refused or ConnectionLost(reason)
 
     async def _unless_lost(self, work: Awaitable[None]) -> None:
         """Do something for as long as there is a connection; its end is for `run` to tell."""
@@ -275,7 +280,10 @@ class Bus:
         to = Address(TOPIC, f"{HEARTBEAT_KEY}.{self.name.words}")
         while True:
             message = agent_message(str(self.name), Opcode.HEARTBEAT, {"_values": self._attributes()})
-            await transport.publish(message, to, confirm=False)
+            try:
+                await transport.publish(message, to, confirm=False)
+            except Busy as error:
+                event(logger, "heartbeat not sent", logging.WARNING, reason=str(error))
             await asyncio.sleep(self._heartbeat)
 
 

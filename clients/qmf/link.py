@@ -14,6 +14,7 @@ from typing import Any
 
 from carod.amqp import (
     Address,
+    Busy,
     ConnectionLost,
     Delivery,
     Endpoint,
@@ -294,7 +295,7 @@ class Link:
         number = message.correlation_id or ""
         pending = self._pending[number] = _Pending(agent, asyncio.get_running_loop().create_future())
         try:
-            await self._now().publish(message, Address(DIRECT, agent), confirm=confirm)
+            await self._send(message, Address(DIRECT, agent), confirm)
             async with asyncio.timeout(timeout):
                 return await pending.answer
         except Unroutable:
@@ -308,6 +309,14 @@ class Link:
             del self._pending[number]
             if pending.answer.done() and not pending.answer.cancelled():
                 pending.answer.exception()  # it was raised, or there was something worse
+
+    async def _send(self, message: Message, to: Address, confirm: bool) -> None:
+        try:
+            await self._now().publish(message, to, confirm=confirm)
+        except Busy:
+            if confirm:
+                raise
+            await self._now().publish(message, to)  # which waits for its turn
 
     # -- what comes in -----------------------------------------------------------------------------------------
 

@@ -16,7 +16,10 @@ import pytest
 
 from carod.amqp import Endpoint, open_transport
 from tests.agent.agents import AgentProcess, Console, a_console, an_agent_process
+from tests.amqp.conftest import Embedded, embedded
 from tests.node.conftest import Node, _start
+
+__all__ = ["embedded"]
 
 AGENT_SUFFIXES = ("", ".parked", ".dead", ".agent.shared")
 
@@ -34,6 +37,15 @@ async def _delete(url: str, queues: list[str]) -> None:
 def _in_thread(url: str, queues: list[str]) -> None:
     with ThreadPoolExecutor(1) as pool, suppress(ConnectionError):
         pool.submit(asyncio.run, _delete(url, queues)).result()
+
+
+@pytest.fixture(params=[pytest.param("0-9-1", marks=pytest.mark.broker), "1.0"])
+def console_url(request: pytest.FixtureRequest) -> str:
+    """A broker for consoles and agents, for each of the two protocols."""
+    if request.param == "0-9-1":
+        return str(request.getfixturevalue("broker_url"))
+    box: Embedded = request.getfixturevalue("embedded")
+    return box.url
 
 
 @pytest.fixture(scope="session")

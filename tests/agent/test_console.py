@@ -76,9 +76,9 @@ class Watched(Console):
 
 
 @pytest.fixture
-async def agent(broker_url: str) -> AsyncIterator[tuple[str, DictModel]]:
-    async with an_agent(broker_url) as (model, _):
-        yield broker_url, model
+async def agent(console_url: str) -> AsyncIterator[tuple[str, DictModel]]:
+    async with an_agent(console_url) as (model, _):
+        yield console_url, model
 
 
 def scheduler_of(session: Session, model: DictModel) -> Object:
@@ -292,10 +292,10 @@ async def test_with_user_bindings_a_console_hears_of_its_classes_only(agent: tup
     await in_thread(script)
 
 
-async def test_an_agent_that_ends_is_noticed_by_the_next_call(broker_url: str) -> None:
+async def test_an_agent_that_ends_is_noticed_by_the_next_call(console_url: str) -> None:
     session = Session()
-    async with an_agent(broker_url) as (model, _):
-        await in_thread(session.addBroker, broker_url)
+    async with an_agent(console_url) as (model, _):
+        await in_thread(session.addBroker, console_url)
         scheduler = await in_thread(scheduler_of, session, model)
 
     def script() -> None:
@@ -307,14 +307,14 @@ async def test_an_agent_that_ends_is_noticed_by_the_next_call(broker_url: str) -
     await in_thread(script)
 
 
-async def test_a_restart_of_the_agent_ends_what_waits_for_it(broker_url: str) -> None:
+async def test_a_restart_of_the_agent_ends_what_waits_for_it(console_url: str) -> None:
     session = Session()
-    async with an_agent(broker_url, instance="restarts") as (model, _):
-        await in_thread(session.addBroker, broker_url)
+    async with an_agent(console_url, instance="restarts") as (model, _):
+        await in_thread(session.addBroker, console_url)
         scheduler = await in_thread(scheduler_of, session, model)
         waiting = asyncio.create_task(in_thread(scheduler.create))
         await asyncio.wait_for(model.called.wait(), PATIENCE)
-    async with an_agent(broker_url, instance="restarts", epoch=1):
+    async with an_agent(console_url, instance="restarts", epoch=1):
         with pytest.raises(AgentGone, match="restarted before it answered"):
             await waiting
         assert (await in_thread(scheduler.Submit, {})).status == 0
@@ -346,9 +346,8 @@ async def test_a_broker_that_can_not_be_had_is_an_error(broker_url: str, target:
         await in_thread(session.addBroker, target.replace("HOST", broker_url.rpartition("@")[2].rstrip("/")))
 
 
-async def test_a_broker_is_named_as_the_original_names_it(agent: tuple[str, DictModel]) -> None:
-    url, _ = agent
-    host = url.rpartition("@")[2].rstrip("/")
+async def test_a_broker_is_named_as_the_original_names_it(broker_url: str) -> None:
+    host = broker_url.rpartition("@")[2].rstrip("/")
 
     def script() -> None:
         for target in (f"guest/guest@{host}", f"amqp://guest/guest@{host}", host):
@@ -361,12 +360,12 @@ async def test_a_broker_is_named_as_the_original_names_it(agent: tuple[str, Dict
     await in_thread(script)
 
 
-async def test_without_any_agent_there_are_no_objects(broker_url: str) -> None:
+async def test_without_any_agent_there_are_no_objects(console_url: str) -> None:
     def script() -> None:
         with Session() as session:
             with pytest.raises(TypeError, match="_class"):
                 session.getObjects()
-            session.addBroker(broker_url)
+            session.addBroker(console_url)
             assert session.getObjects(_class="job", _package="mrg.grid") == []
 
     await in_thread(script)
