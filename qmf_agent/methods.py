@@ -99,7 +99,7 @@ class Grid:
         return {"Id": self._queue.name_of(job)}
 
     async def _submit_jobs(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:
-        """One cluster of many jobs, all or none of them."""
+        """One cluster of many jobs, or further jobs of a cluster that is there; all or none of them."""
         ads = arguments.get("Ads")
         if not isinstance(ads, list) or not 1 <= len(ads) <= MAX_ADS:
             raise _bad(f"Ads: a list of 1 to {MAX_ADS} ads is needed")
@@ -111,10 +111,15 @@ class Grid:
                 raise MethodError(error.code, f"ad {number}: {error.text}") from None
         if len({job.owner for job in jobs}) > 1:
             raise _bad("Ads: the jobs of one cluster have one Owner")
-        ids = await self._queue.submit(jobs)
+        if arguments.get("Id"):
+            ids = await self._queue.submit_beside(self._id(arguments), jobs)
+        else:
+            ids = await self._queue.submit(jobs)
         return {"Id": self._queue.name_of(ids[0]), "Ids": [self._queue.name_of(job) for job in ids]}
 
     async def _create(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:
+        if arguments.get("Id"):
+            return {"Id": self._queue.name_of(await self._queue.create_beside(self._id(arguments), user))}
         return {"Id": self._queue.name_of(await self._queue.create(user))}
 
     async def _send(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:

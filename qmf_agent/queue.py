@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from carod.job import HoldReasonCode, JobStatus
 from carod.log import event
-from qmf_agent import lookup, records
+from qmf_agent import clusters, lookup, records
 from qmf_agent.ads import Ad
 from qmf_agent.config import AgentConfig
 from qmf_agent.jobs import Change, JobId, JobRecord, Order, Report, message_id
@@ -112,6 +112,33 @@ class JobQueue:
         if self.spool.exceeded:
             raise _quota(f"inputs and results take {self.spool.used} bytes, SPOOL_QUOTA = {self.spool.quota}")
         return await self.store.write(lambda db: records.make_draft(db, identity))
+
+    async def create_beside(self, job: JobId, identity: str | None) -> JobId:
+        """Begin a submission as the next job of a cluster."""
+        await self._may_join(job, identity)
+        return await self.store.write(partial(clusters.make_draft, cluster=job.cluster, identity=identity))
+
+    async def submit_beside(self, job: JobId, jobs: Sequence[NewJob]) -> list[JobId]:
+        """Put jobs into the cluster of a draft, which the first of them is, or of a job. They have its input."""
+        self.check_room(jobs[0].owner, len(jobs))
+        await self._may_join(job, jobs[0].identity)
+        work = partial(clusters.join, scheduler=self.scheduler, of=job, jobs=jobs, share=self.spool.share_input)
+        try:
+            ids, changes, size = await self.store.write(work)
+        except OSError as error:
+            raise MethodError(Code.FAILED, f"job {job}: its input can't be shared: {error}") from None
+        self.spool.used += size
+        self.applied(changes)
+        return ids
+
+    async def _may_join(self, job: JobId, user: str | None) -> None:
+        if await self.store.write(lambda db: records.draft(db, job)) is not None:
+            await self._draft(job, user)
+            return
+        known = await self.store.read(lambda db: records.known(db, job))
+        if known.identity != user:
+            whose = known.identity or "a user's without name"
+            raise MethodError(Code.FORBIDDEN, f"job {job} is {whose}, not {user}'s: others can't join its cluster")
 
     async def append(self, job: JobId, data: bytes, user: str | None) -> int:
         """Add a piece to a draft's input: how many bytes it has now."""

@@ -136,9 +136,16 @@ def next_cluster(db: sqlite3.Connection) -> int:
 
 
 def insert(
-    db: sqlite3.Connection, scheduler: str, jobs: Sequence[NewJob], cluster: int | None = None
+    db: sqlite3.Connection,
+    scheduler: str,
+    jobs: Sequence[NewJob],
+    cluster: int | None = None,
+    procs: Sequence[int] = (),
 ) -> tuple[list[JobId], list[Change]]:
-    """Put jobs into the queue as one cluster: their ids. A job whose SubmitKey is there has that job's id."""
+    """Put jobs into the queue as one cluster: their ids. A job whose SubmitKey is there has that job's id.
+
+    `procs` are the jobs' numbers in a cluster that is there already.
+    """
     now_ns = time.time_ns()
     now = now_ns // 1_000_000_000
     ids: list[JobId] = []
@@ -150,7 +157,7 @@ def insert(
             continue
         if cluster is None:
             cluster = next_cluster(db)
-        job_id = JobId(cluster, len(changes))
+        job_id = JobId(cluster, procs[len(changes)] if procs else len(changes))
         name = job.submission or f"{scheduler}#{cluster}"
         group = _submission(db, name, job.owner, now, now_ns)
         groups[group] += 1

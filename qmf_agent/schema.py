@@ -89,7 +89,9 @@ SCHEDULER = SchemaClass(
             "SubmitJobs",
             (
                 Argument("Ads", LIST, desc="1 to 1,000 ads, each in either of the two forms"),
-                _out("Id", SSTR, "the first job's"),
+                Argument(
+                    "Id", SSTR, "IO", "of create or of a job: its cluster and its input; out: the first job's", ""
+                ),
                 _out("Ids", LIST, "one for each ad"),
             ),
             "Submit many jobs as one cluster, all or none",
@@ -104,7 +106,11 @@ SCHEDULER = SchemaClass(
         Method("RemoveJob", (ID, REASON), "End a job for good"),
         Method("SuspendJob", (ID, REASON), "Stop a running job's processes where they are"),
         Method("ContinueJob", (ID, REASON), "Let a suspended job go on"),
-        Method("create", (_out("Id", SSTR),), "Begin a submission that sends its input files"),
+        Method(
+            "create",
+            (Argument("Id", SSTR, "IO", "empty, or a job whose cluster this one joins", ""),),
+            "Begin a submission that sends its input files",
+        ),
         Method(
             "send",
             (ID, Argument("Data", LSTR, desc="the next piece of the zip", binary=True), _out("Size", S64)),

@@ -69,6 +69,13 @@ class Spool:
             self._sync(file)
         return size + len(data)
 
+    def share_input(self, job: JobId, other: JobId) -> None:
+        """Give another job the same input; it is on the disk once. Raises OSError."""
+        path = self.input_path(other)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.hardlink_to(self.input_path(job))
+
     def open_input(self, job: JobId) -> BinaryIO:
         """The job's input. Raises OSError."""
         return self.input_path(job).open("rb")
