@@ -28,7 +28,7 @@ from aiormq.exceptions import (
 from yarl import URL
 
 from carod.amqp.addresses import DEFAULT_EXCHANGE, read_reply_to
-from carod.amqp.channels import Amqp091Subscription, Publisher
+from carod.amqp.channels import Amqp091Subscription, Publisher, not_cancelled
 from carod.amqp.endpoint import Endpoint
 from carod.amqp.frames import Lane, Switch
 from carod.amqp.transport import (
@@ -116,7 +116,8 @@ class Amqp091Transport:
         )
         try:
             async with asyncio.timeout(end.connect_timeout):
-                await connection.connect()
+                with not_cancelled():
+                    await connection.connect()
         except (AMQPError, OSError, EOFError, TimeoutError, RuntimeError, StopAsyncIteration) as error:
             raise self._why_not(error) from None  # aiormq's words for an early end differ with the moment
         self._connection, self._writer, self._switch = connection, sockets.writer, sockets.switch
@@ -211,7 +212,8 @@ class Amqp091Transport:
 
     async def _channel(self, confirms: bool = False) -> Channel:
         try:
-            return await self._live().channel(publisher_confirms=confirms)
+            with not_cancelled():
+                return await self._live().channel(publisher_confirms=confirms)
         except (AMQPError, RuntimeError, OSError) as error:
             raise ConnectionLost(f"broker {self.endpoint.safe_url}: {error}") from None
 
@@ -219,7 +221,8 @@ class Amqp091Transport:
         """One request on a channel of its own, for a refused one costs its channel."""
         channel = await self._channel()
         try:
-            return await getattr(channel, method)(*args, **kwargs)
+            with not_cancelled():
+                return await getattr(channel, method)(*args, **kwargs)
         except ChannelClosed:
             raise
         except (AMQPError, RuntimeError, OSError) as error:
@@ -281,9 +284,10 @@ class Amqp091Transport:
         channel = await self._channel()
         subscription = Amqp091Subscription(self, channel, on_delivery, settled)
         try:
-            if credit:
-                await channel.basic_qos(prefetch_count=credit)
-            answer = await channel.basic_consume(queue, _never, no_ack=settled, exclusive=exclusive)
+            with not_cancelled():
+                if credit:
+                    await channel.basic_qos(prefetch_count=credit)
+                answer = await channel.basic_consume(queue, _never, no_ack=settled, exclusive=exclusive)
             subscription.watch(answer.consumer_tag or "", on_end)
         except ChannelClosed as error:
             raise Refused(f"queue {queue!r}: {error}") from None
@@ -320,8 +324,7 @@ class Amqp091Transport:
                 confirmed = await Publisher(self, channel).stream(message, size, to, mandatory=confirm)
                 await confirmed.arrived()
             finally:
-                with suppress(AMQPError, RuntimeError, OSError):
-                    await channel.close()
+                await _close(channel)
 
     async def _publisher(self, exchange: str) -> Publisher:
         """A channel for each exchange: a refused publish costs its channel and whatever waits on it."""
@@ -358,7 +361,7 @@ class Amqp091Transport:
 
 
 async def _close(channel: Channel) -> None:
-    with suppress(AMQPError, RuntimeError, OSError):
+    with suppress(AMQPError, RuntimeError, OSError), not_cancelled():
         await channel.close()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from contextlib import suppress
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from aiormq.abc import AbstractChannel as Channel
@@ -42,6 +42,23 @@ class Connection(Protocol):
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that closing waits for."""
+
+
+@contextmanager
+def not_cancelled() -> Iterator[None]:
+    """Tell a connection's end from a cancellation: raises OSError where nobody has cancelled the task.
+
+    Of a broker that falls silent aiormq tells whoever waits for an answer in the form of a CancelledError, which would
+    end the task, and nobody would know.
+    """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task else 0
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task is None or task.cancelling() > asked:
+            raise
+        raise OSError("the broker has not been heard of for too long") from None
 
 
 def _take_lane(connection: Connection, channel: Channel, lane: frames.Lane) -> None:
@@ -108,7 +125,7 @@ class Amqp091Subscription:
         if self._cancelled:
             return
         self._cancelled = True
-        with suppress(AMQPError, RuntimeError, OSError):
+        with suppress(AMQPError, RuntimeError, OSError), not_cancelled():
             await self.channel.basic_cancel(self._tag)
         await self._close()
 
@@ -120,7 +137,7 @@ class Amqp091Subscription:
 
     async def _close(self) -> None:
         if not self.unsettled and not self.channel.is_closed:
-            with suppress(AMQPError, RuntimeError, OSError):
+            with suppress(AMQPError, RuntimeError, OSError), not_cancelled():
                 await self.channel.close()
 
 

@@ -79,6 +79,7 @@ class Node:
         self.draining = False
         self._offline_since = time.monotonic()
         self._own: Subscription | None = None
+        self._listening = True
         self._spawners: dict[tuple[str, str], Spawner] = {}
         self._online = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -107,16 +108,16 @@ class Node:
             if self.config.metrics_address:
                 port = self.metrics.serve(self.config.metrics_address, self.running)
                 event(log, "metrics", port=port)
-            async with asyncio.TaskGroup() as self._tasks:
-                self._handle_signals()
+            async with asyncio.TaskGroup() as keeping:
                 left = self._reunion.send_what_is_left(self.running)
-                keeping = (self._keep_connected(), self._keep_fresh(), left)
-                keepers = [self._tasks.create_task(task) for task in keeping]
-                await self._stopping.wait()
-                await self._wind_down()
-                await self._stop_listening()
-                for keeper in keepers:
-                    keeper.cancel()
+                keepers = [keeping.create_task(task) for task in (self._keep_connected(), self._keep_fresh(), left)]
+                async with asyncio.TaskGroup() as self._tasks:  # ends before what it needs: the connection
+                    self._handle_signals()
+                    await self._stopping.wait()
+                    await self._wind_down()
+                    await self._stop_listening()
+                self._tasks = keeping
+                await _end(keepers)
         finally:
             await self._leave_broker()
             for spawner in self._spawners.values():
@@ -139,6 +140,7 @@ class Node:
 
     async def _stop_listening(self) -> None:
         """Take nothing more from the node's own queue, which goes if nothing of it is with us or waits in it."""
+        self._listening = False
         own, self._own = self._own, None
         if own is None:
             return
@@ -251,6 +253,8 @@ class Node:
             self._own = None
             self._credits.ended.set()
 
+        if not self._listening:  # it has stopped, and waits only for what is on its way
+            return
         own = node_queue(self.queue, self.config.node_name)
         self._own = await self.transport.consume(own, self._on_delivery, credit=0, on_end=ended)
 
@@ -353,7 +357,7 @@ class Node:
                 return await self._custody.may_run(delivery, job) and connection == self._connections
             except TransportError as error:
                 event(log, "whose job it is stays open", logging.WARNING, job=job.id, reason=str(error))
-                if not self._online.is_set():
+                if self._stopping.is_set() or not self._online.is_set():
                     return False
             await asyncio.sleep(BUSY_PAUSE)
         return False
@@ -544,3 +548,12 @@ class Node:
                 task.cancel()
 
         return cancel
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel tasks until they have ended: what they wait for in a library may swallow a cancellation."""
+    pending = set(tasks)
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)

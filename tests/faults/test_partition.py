@@ -3,11 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+
+import pytest
 
 from tests.faults.grid import Grid
 from tests.faults.proxy import Proxy
 
 HEARTBEAT = 2
+CONNECTING = {"channel.open": b"\x00\x14\x00\x0a", "queue.declare": b"\x00\x32\x00\x0a", "consume": b"\x00\x3c\x00\x14"}
+"""Methods that a node sends while it connects: class and method, two bytes each."""
+
+
+@pytest.mark.parametrize("method", CONNECTING)
+async def test_a_network_that_stalls_while_a_node_connects_only_delays_it(grid: Grid, method: str) -> None:
+    """What it waits for then never comes: neither may it wait for ever, nor end."""
+    async with Proxy(grid.broker.url) as network, grid.client() as client:
+        network.stall_at(CONNECTING[method])
+        far = await asyncio.to_thread(grid.start, "far", 1, url=network.url, ready=False, BROKER_HEARTBEAT=1)
+        await network.reached.wait()
+        await far.seen("broker away")
+        network.cut()
+        network.flow()
+        await far.seen("ready")
+        await grid.each_ran_once(client, await client.submit_all([grid.job("true")]))
+        far.send(signal.SIGTERM)
+        assert await far.ended() == 0
 
 
 async def test_jobs_run_once_when_the_network_stalls_for_less_than_the_adoption_wait(grid: Grid) -> None:
