@@ -19,11 +19,16 @@ SECTIONS = {
     "Run": {
         "start": "carod.cli:start",
         "submit": "carod_client.commands.submit:submit",
+        "broker": "carod.broker_command:broker",
         "config": "carod.cli:config",
     },
     "Look": {
         "q": "carod_client.commands.q:q",
         "history": "carod_client.commands.q:history",
+        "status": "carod_client.commands.status:status",
+        "fetch": "carod_client.commands.fetch:fetch",
+        "tail": "carod_client.commands.fetch:tail",
+        "wait": "carod_client.commands.wait:wait",
         "nodes": "carod_client.commands.nodes:nodes",
         "top": "carod_client.commands.top:top",
         "query": "carod_client.commands.operate:query",
@@ -36,6 +41,7 @@ SECTIONS = {
         "suspend": "carod_client.commands.operate:suspend",
         "continue": "carod_client.commands.operate:continue_",
         "vacate": "carod_client.commands.operate:vacate",
+        "qedit": "carod_client.commands.qedit:qedit",
         "setattr": "carod_client.commands.operate:setattr_",
     },
     "Nodes": {

@@ -7,6 +7,7 @@ with Agent.find(url, "grid") as agent:
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, Self
 
 from qmf.console import MethodResult, Object, QmfError, Session
 
+from carod.amqp import Body
 from carod.classad import ClassAd, ClassAdSyntaxError, Expr, parse, unparse
 from carod.job import JobStatus
 from carod_client.errors import BrokerLost, GridError
@@ -187,6 +189,27 @@ class Agent:
             ads.append(ClassAd({name: value for name, value in values.items() if value is not None}))
         return ads
 
+    # -- submitting --------------------------------------------------------------------------------------------------
+
+    def begin(self, beside: JobName | None = None) -> JobName:
+        """Reserve a cluster, or the next job of one; what is sent and submitted with that name belongs to it."""
+        made = self._call("create", Id="" if beside is None else str(beside))
+        return _job_of(made.outArgs["Id"])
+
+    def send(self, job: JobName, body: Body) -> None:
+        """The input files' zip, for the jobs that are submitted with this name."""
+        file = io.BytesIO(body) if isinstance(body, bytes) else body
+        while piece := file.read(PIECE):
+            self._call("send", Id=str(job), Data=piece)
+
+    def submit(self, ads: Sequence[ClassAd], job: JobName) -> list[JobName]:
+        """Submit jobs: the first is the one that was begun, unless it was submitted already; the others follow it."""
+        names: list[JobName] = []
+        for at in range(0, len(ads), ADS_AT_ONCE):
+            part = [shown_ad(ad) for ad in ads[at : at + ADS_AT_ONCE]]
+            names += map(_job_of, self._call("SubmitJobs", Ads=part, Id=str(job)).outArgs["Ids"])
+        return names
+
     # -- orders ------------------------------------------------------------------------------------------------------
 
     def order(self, order: Order, jobs: Sequence[JobName], reason: str) -> list[AgentRefused | None]:
@@ -289,6 +312,13 @@ def shown_ad(ad: ClassAd) -> dict[str, Any]:
 def status_of(ad: ClassAd) -> int:
     value = ad.get("JobStatus")
     return value if isinstance(value, int) else int(JobStatus.IDLE)
+
+
+def _job_of(text: str) -> JobName:
+    name = JobName.read(text)
+    if name is None:
+        raise GridError(f"the agent's answer {text!r} is no job's id")
+    return name
 
 
 def _bytes(data: Any) -> bytes:

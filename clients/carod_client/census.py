@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from carod.classad import ClassAd
 from carod.control import Answer
 
 
@@ -45,6 +46,8 @@ class NodeStatus:
     draining: bool
     load: float | None
     slots: tuple[SlotStatus, ...]
+    said: tuple[dict[str, Any], ...] = ()
+    """Of each slot all that the node said."""
 
     @classmethod
     def from_answer(cls, answer: Answer) -> NodeStatus:
@@ -56,7 +59,9 @@ class NodeStatus:
         said = said if isinstance(said, dict) else {}
         slots = [slot for slot in _list(said.get("Slots")) if isinstance(slot, dict)]
         loads = [load for slot in slots if (load := _number(slot.get("LoadAvg"))) is not None]
-        return cls(answer.node, said.get("Draining") is True, max(loads, default=None), tuple(map(_slot, slots)))
+        return cls(
+            answer.node, said.get("Draining") is True, max(loads, default=None), tuple(map(_slot, slots)), tuple(slots)
+        )
 
     @property
     def total(self) -> int:
@@ -73,6 +78,19 @@ class NodeStatus:
         if not self.draining:
             return "serving"
         return "draining" if self.busy else "drained"
+
+
+def slot_ads(node: NodeStatus) -> list[ClassAd]:
+    """A node's slots as ads."""
+    ads = []
+    for said in node.said:
+        plain = {name: value for name, value in said.items() if isinstance(value, str | int | float)}
+        ad = ClassAd(plain)
+        ad.setdefault("Machine", node.name)
+        if "Owner" in ad:
+            ad["RemoteOwner"] = ad.pop("Owner")
+        ads.append(ad)
+    return ads
 
 
 def _slot(said: dict[str, Any]) -> SlotStatus:

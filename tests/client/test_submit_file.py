@@ -191,7 +191,7 @@ def test_json_tells_of_each_job(submit: Submit) -> None:
     [
         (("-i", "x", "job.sub"), "--input is for programs"),
         (("job.sub", "other"), "one description at a time"),
-        (("--dump", "/bin/true"), "--append, --dump and --direct are for submit descriptions"),
+        (("--dump", "/bin/true"), "--append, --dump, --direct and --name are for submit descriptions"),
         (("none.sub",), "none.sub: No such file or directory; a program of that name is run by `carod submit --"),
     ],
 )  # fmt: skip

@@ -1,40 +1,57 @@
-"""The operator's commands for held jobs: release, dead."""
+"""The commands for held jobs: release, dead."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Any
 
 import click
 
+from carod_client.agent import Order
 from carod_client.commands.command import Out, grid_options, operator_command, run
+from carod_client.commands.condor import condor_command
+from carod_client.commands.orders import give_order, jobs_argument, select, selection_options
 from carod_client.commands.tables import dead_table, show
 from carod_client.control import Control
 
 
-@operator_command("release", "Send held jobs back to the queue.")
-@click.argument("jobs", metavar="[JOB]...", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All held jobs.")
+@condor_command("release", "Let held jobs run.")
+@jobs_argument
+@selection_options
+@click.option("--reason", default="", metavar="TEXT", help="Why; kept with the job of an agent.")
 @grid_options
-def release(jobs: tuple[str, ...], everything: bool, **options: Any) -> None:
-    """Send held jobs from the dead-letter queue back to the job queue, to run again.
+def release(jobs: tuple[str, ...], everything: bool, constraint: str, reason: str, **options: Any) -> None:
+    """Let held jobs run: those of the agent, or, by message id, those in the dead-letter queue.
 
-    Their ad and inputs are what they were; NumJobStarts is kept, an expiry is not. Results that are in the
-    dead-letter queue because their client was gone are no jobs, and stay there.
+    ID and CLUSTER name jobs of the agent, as `carod q -hold` lists them. JOB is a message id, as `carod dead` lists it:
+    the job goes back to the job queue, with the ad and inputs it had; NumJobStarts is kept, an expiry is not.
+    -all means the agent's jobs, and where no agent answers those in the dead-letter queue. Results that are there
+    because their client was gone are no jobs, and stay there.
 
     \b
     Examples:
-      carod release JOB JOB
+      carod release 12.3
+      carod release -constraint 'HoldReasonCode == 1'
       carod release --all
       carod dead --json | jq -r 'select(.owner == "ann" and .kind == "job").id' | xargs -r carod release
 
     \b
     Exit code: 0 all released, 1 something could not be, 2 wrong usage,
-    3 no job of that id is held.
+    3 no such job is held, or no agent answers.
     """
-    if everything == bool(jobs):
-        raise click.UsageError("name the jobs to release, or give --all; `carod dead` lists what is held")
+    selection = select(jobs, everything, constraint)
+
+    def from_queue(ids: Sequence[str]) -> None:
+        _release_dead(ids, **{name: value for name, value in options.items() if name != "agent_name"})
+
+    give_order(Order.RELEASE, selection, reason, from_queue, **options)
+
+
+def _release_dead(jobs: Sequence[str], **options: Any) -> None:
+    """Send jobs from the dead-letter queue back, all of them if none is named."""
+    everything = not jobs
 
     async def work(control: Control, out: Out) -> None:
         count = 0

@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 
 from carod.classad import ClassAd
 from carod.job import JobStatus
-from carod_client.commands.printing import bare, integer, job_id, text
+from carod_client.commands.printing import integer, job_id, text
 
 LETTERS = {
     JobStatus.IDLE: "I", JobStatus.RUNNING: "R", JobStatus.REMOVED: "X", JobStatus.COMPLETED: "C", JobStatus.HELD: "H",
@@ -122,29 +122,39 @@ def date(when: int) -> str:
 STATES = ("Owner", "Claimed", "Unclaimed", "Matched", "Preempting", "Drained")
 
 
-def slot_lines(slots: Iterable[ClassAd], now: float) -> Iterator[str]:
-    """condor_status's table and its totals."""
-    ads = sorted(slots, key=lambda ad: (text(ad, "Machine"), integer(ad, "SlotID"), text(ad, "Name")))
+def slot_order(ad: ClassAd) -> tuple[str, int, str]:
+    return text(ad, "Machine"), integer(ad, "SlotID"), text(ad, "Name")
+
+
+def slot_lines(slots: Iterable[ClassAd], now: float, *, only_totals: bool = False) -> Iterator[str]:
+    """condor_status's table and its totals; nothing where there are no slots."""
+    ads = sorted(slots, key=slot_order)
     if not ads:
         return
-    heading = ("Name", "OpSys", "Arch", "State", "Activity", "LoadAv", "Mem", "ActvtyTime")
-    rows = [heading] + [_slot(ad, now) for ad in ads]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    right = (5, 6)
-    for number, row in enumerate(rows):
-        fields = [f"{field:>{width}}" if at in right else f"{field:<{width}}" for at, (field, width) in
-                  enumerate(zip(row, widths, strict=True))]  # fmt: skip
-        yield " ".join(fields).rstrip() + "\n" + "\n" * (number == 0)
-    yield "\n"
+    if not only_totals:
+        heading = ("Name", "OpSys", "Arch", "State", "Activity", "LoadAv", "Mem", "ActvtyTime")
+        yield from columns(heading, [_slot(ad, now) for ad in ads], right=("LoadAv", "Mem", "ActvtyTime"))
+        yield "\n"
     yield from _slot_totals(ads)
+
+
+def columns(heading: tuple[str, ...], rows: list[tuple[str, ...]], right: tuple[str, ...] = ()) -> Iterator[str]:
+    """Columns as wide as what is in them."""
+    widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
+    for number, row in enumerate([heading, *rows]):
+        fields = [
+            field.rjust(width) if name in right else field.ljust(width)
+            for field, width, name in zip(row, widths, heading, strict=True)
+        ]
+        yield " ".join(fields).rstrip() + "\n" + "\n" * (number == 0)
 
 
 def _slot(ad: ClassAd, now: float) -> tuple[str, ...]:
     load = ad.evaluate("LoadAvg")
-    since = integer(ad, "EnteredCurrentActivity")
+    since = integer(ad, "EnteredCurrentActivity") or integer(ad, "EnteredCurrentState")
     return (
         text(ad, "Name"), text(ad, "OpSys"), text(ad, "Arch"), text(ad, "State"), text(ad, "Activity"),
-        f"{load:.3f}" if isinstance(load, int | float) else "", bare(integer(ad, "Memory")) if "Memory" in ad else "",
+        f"{load:.3f}" if isinstance(load, int | float) else "", str(integer(ad, "Memory")) if "Memory" in ad else "",
         span(int(now) - since) if since else "",
     )  # fmt: skip
 

@@ -1,20 +1,23 @@
-"""The operator's commands for running jobs: hold, rm, suspend, continue, vacate, setattr, query."""
+"""The commands for jobs that run, and for those of the agent: hold, rm, suspend, continue, vacate, setattr, query."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import click
 
 from carod.classad import ClassAd, unparse
+from carod_client.agent import Order
 from carod_client.commands.command import Out, grid_options, operator_command, patience_option, run
+from carod_client.commands.condor import condor_command
+from carod_client.commands.orders import give_order, jobs_argument, select, selection_options
 from carod_client.commands.tables import clean
 from carod_client.control import Control
 from carod_client.errors import GridError
 
-jobs_argument = click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
+running_argument = click.argument("jobs", metavar="JOB...", nargs=-1, required=True)
 reason_option = click.option("--reason", default="", metavar="TEXT", help="Why; the job's owner is told.")
 
 
@@ -37,91 +40,136 @@ def _order(
     run(work, **options)
 
 
-@operator_command("hold", "Stop running jobs and keep them until they are released.")
+@condor_command("hold", "Keep jobs from running until they are released.")
 @jobs_argument
+@selection_options
 @reason_option
 @grid_options
 @patience_option
-def hold(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
-    """Stop running jobs and hold them.
+def hold(jobs: tuple[str, ...], everything: bool, constraint: str, reason: str, **options: Any) -> None:
+    """Hold jobs: those that wait stay where they are, those that run are stopped, until `carod release`.
 
-    Each gets its HoldKillSig and KillSigTimeout to end, and is then in the dead-letter queue (`carod dead`) until
-    `carod release` sends it back. JOB is its message id, as `carod nodes` shows it. A job that still waits in the
-    queue can't be held from here: waiting jobs are the agent's to manage.
+    ID and CLUSTER name jobs of the agent, as `carod q` lists them; -all and -constraint mean the agent's jobs, too.
+    JOB is the message id of a running job, as `carod nodes` shows it; held, it is in the dead-letter queue
+    (`carod dead`). A running job gets its HoldKillSig and KillSigTimeout to end.
 
     \b
     Examples:
+      carod hold 12.3
+      carod hold 12 --reason 'licence server is down'
+      carod hold -constraint 'Owner == "ann" && JobPrio < 0'
       carod hold 3f0c1a52-7c80-4b5d-9a3e-52a1be3d0f11
-      carod hold --reason 'licence server is down' JOB JOB
 
     \b
-    Exit code: 0 all ordered, 1 something was refused or failed, 2 wrong usage,
-    3 no node has a job.
+    Exit code: 0 all held, 1 something was refused or failed, 2 wrong usage,
+    3 there is no such job, or no agent.
     """
-    _order("hold", "node {node} stops and holds it", lambda control, job: control.hold(job, reason), jobs, **options)
+    selection = select(jobs, everything, constraint)
+
+    def to_nodes(ids: Sequence[str]) -> None:
+        order = "node {node} stops and holds it"
+        _order("hold", order, lambda control, job: control.hold(job, reason), ids, **_direct(options))
+
+    give_order(Order.HOLD, selection, reason, to_nodes, **options)
 
 
-@operator_command("rm", "Stop running jobs for good.")
+@condor_command("rm", "Remove jobs for good.")
 @jobs_argument
+@selection_options
 @reason_option
 @grid_options
 @patience_option
-def rm(jobs: tuple[str, ...], reason: str, **options: Any) -> None:
-    """Stop running jobs and remove them.
+def rm(jobs: tuple[str, ...], everything: bool, constraint: str, reason: str, **options: Any) -> None:
+    """Remove jobs, whether they wait, run or are held.
 
-    Each gets its RemoveKillSig and KillSigTimeout to end; its owner gets the files that it left. A job that still
-    waits in the queue can't be removed from here: waiting jobs are the agent's to manage.
+    ID and CLUSTER name jobs of the agent, as `carod q` lists them; -all and -constraint mean the agent's jobs, too.
+    JOB is the message id of a running job, as `carod nodes` shows it. A running job gets its RemoveKillSig and
+    KillSigTimeout to end; its owner gets the files that it left.
 
     \b
     Examples:
-      carod rm 3f0c1a52-7c80-4b5d-9a3e-52a1be3d0f11
+      carod rm 12 13.1
+      carod rm -constraint 'JobStatus == 5'
+      carod rm -all
       carod nodes --json | jq -r '.slots[].job | select(.owner == "ann").id' | xargs -r carod rm
 
     \b
-    Exit code: 0 all ordered, 1 something was refused or failed, 2 wrong usage,
-    3 no node has a job.
+    Exit code: 0 all removed, 1 something was refused or failed, 2 wrong usage,
+    3 there is no such job, or no agent.
     """
-    _order("rm", "node {node} stops and removes it", lambda control, job: control.remove(job, reason), jobs, **options)
+    selection = select(jobs, everything, constraint)
+
+    def to_nodes(ids: Sequence[str]) -> None:
+        order = "node {node} stops and removes it"
+        _order("rm", order, lambda control, job: control.remove(job, reason), ids, **_direct(options))
+
+    give_order(Order.REMOVE, selection, reason, to_nodes, **options)
 
 
-@operator_command("suspend", "Stop running jobs where they are.")
+@condor_command("suspend", "Stop running jobs where they are.")
 @jobs_argument
+@selection_options
+@reason_option
 @grid_options
 @patience_option
-def suspend(jobs: tuple[str, ...], **options: Any) -> None:
+def suspend(jobs: tuple[str, ...], everything: bool, constraint: str, reason: str, **options: Any) -> None:
     """Stop all processes of running jobs where they are; they keep their slots and their memory.
 
+    ID and CLUSTER name jobs of the agent; JOB is the message id of a running job.
+
     \b
-    Example:
-      carod suspend JOB; sleep 60; carod continue JOB
+    Examples:
+      carod suspend 12.3; sleep 60; carod continue 12.3
+      carod suspend -constraint 'Owner == "ann"'
 
     \b
     Exit code: 0 all suspended, 1 something was refused or failed, 2 wrong usage,
-    3 no node has a job.
+    3 there is no such job, or no agent.
     """
-    _order("suspend", "suspended on node {node}", lambda control, job: control.suspend(job), jobs, **options)
+    selection = select(jobs, everything, constraint)
+
+    def to_nodes(ids: Sequence[str]) -> None:
+        order = "suspended on node {node}"
+        _order("suspend", order, lambda control, job: control.suspend(job), ids, **_direct(options))
+
+    give_order(Order.SUSPEND, selection, reason, to_nodes, **options)
 
 
-@operator_command("continue", "Let suspended jobs go on.")
+@condor_command("continue", "Let suspended jobs go on.")
 @jobs_argument
+@selection_options
+@reason_option
 @grid_options
 @patience_option
-def continue_(jobs: tuple[str, ...], **options: Any) -> None:
+def continue_(jobs: tuple[str, ...], everything: bool, constraint: str, reason: str, **options: Any) -> None:
     """Let suspended jobs go on.
 
+    ID and CLUSTER name jobs of the agent; JOB is the message id of a running job.
+
     \b
-    Example:
-      carod continue JOB
+    Examples:
+      carod continue 12.3
+      carod continue -all
 
     \b
     Exit code: 0 all go on, 1 something was refused or failed, 2 wrong usage,
-    3 no node has a job.
+    3 there is no such job, or no agent.
     """
-    _order("continue", "continues on node {node}", lambda control, job: control.resume_job(job), jobs, **options)
+    selection = select(jobs, everything, constraint)
+
+    def to_nodes(ids: Sequence[str]) -> None:
+        order = "continues on node {node}"
+        _order("continue", order, lambda control, job: control.resume_job(job), ids, **_direct(options))
+
+    give_order(Order.CONTINUE, selection, reason, to_nodes, **options)
+
+
+def _direct(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != "agent_name"}
 
 
 @operator_command("vacate", "Stop running jobs and put them back into the queue.")
-@jobs_argument
+@running_argument
 @reason_option
 @grid_options
 @patience_option
@@ -169,7 +217,7 @@ def setattr_(job: str, name: str, expression: str, **options: Any) -> None:
 
 
 @operator_command("query", "Print the ads of running jobs.")
-@jobs_argument
+@running_argument
 @click.option("-a", "--attr", "names", multiple=True, metavar="NAME", help="Only this attribute's value. Repeatable.")
 @grid_options
 @patience_option

@@ -115,6 +115,9 @@ def _environment(ctx: click.Context, param: click.Parameter, given: tuple[str, .
 )  # fmt: skip
 @click.option("--dump", "-dump", is_flag=True, help="FILE.sub: submit nothing, print the jobs' ads; or [OUT] FILE.sub.")
 @click.option("--direct", is_flag=True, help="FILE.sub: straight to the queue, even if an agent answers.")
+@click.option(
+    "--name", "-name", "agent_name", metavar="NAME", default="", help="FILE.sub: the agent, if several answer."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: updates, results, errors.")
 @click.option("-q", "--quiet", is_flag=True, help="Print what the job prints, and errors; no status, no bar.")
 @click.argument("command", metavar="[-- CMD [ARGS]... | FILE.sub]", nargs=-1, required=True, type=click.UNPROCESSED)
@@ -130,6 +133,7 @@ def submit(
     append: tuple[str, ...],
     dump: bool,
     direct: bool,
+    agent_name: str,
     **settings: Any,
 ) -> None:
     """Run CMD on the grid; its output comes out here, its exit code is this command's.
@@ -173,12 +177,13 @@ def submit(
         out, file = described
         sys.exit(
             submit_file(
-                file, out, append=append, dump=dump, direct=direct, broker=broker, queue=queue, as_json=as_json,
+                file, out, append=append, dump=dump, direct=direct, agent_name=agent_name, broker=broker, queue=queue,
+                as_json=as_json,
                 quiet=quiet, **{name: settings[name] for name in FOR_BOTH},
             )
         )  # fmt: skip
-    if append or dump or direct:
-        raise _wrong_usage("--append, --dump and --direct are for submit descriptions, whose names end in .sub")
+    if append or dump or direct or agent_name:
+        raise _wrong_usage("--append, --dump, --direct and --name are for submit descriptions, whose names end in .sub")
     report = Report(as_json=as_json, quiet=quiet, sweep=settings["count"])
     submission = Submission(report=report, command=command, **settings)
     try:

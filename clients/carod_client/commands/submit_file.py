@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,9 @@ from typing import Any
 
 from carod.amqp import BadEndpoint
 from carod.classad import unparse
+from carod_client.agent import Agent, NoAgent
 from carod_client.commands import batch
+from carod_client.commands.agent_batch import AgentBatch
 from carod_client.commands.batch import Batch
 from carod_client.commands.report import OWN_FAILURE, Report
 from carod_client.commands.submission import exit_code_of
@@ -32,6 +35,7 @@ def submit_file(
     attributes: Mapping[str, Any],
     dump: bool,
     direct: bool,
+    agent_name: str,
     broker: str,
     queue: str,
     as_json: bool,
@@ -49,9 +53,21 @@ def submit_file(
             return _dump(description, out)
         jobs, _ = batch.check(description)
         _warn(description, report)
+        silent = as_json or quiet
+        if not direct:
+            try:
+                with Agent.find(broker, queue, agent_name) as agent:
+                    return _to_agent(agent, description, jobs, report, as_json, silent)
+            except NoAgent as error:
+                if agent_name:
+                    raise
+                report.complain(
+                    f"{str(error).partition(';')[0]}: the jobs go straight to queue {queue}, and this command stays "
+                    "until they end"
+                )
         report = Report(as_json=as_json, quiet=quiet, sweep=jobs, forward=False)
         batched = Batch(description, report, in_flight, timeout, expires)
-        return asyncio.run(_direct(batched, jobs, broker, queue, as_json or quiet))
+        return asyncio.run(_direct(batched, jobs, broker, queue, silent))
     except (GridError, BadEndpoint) as error:
         report.own_failure(error)
         return exit_code_of(error)
@@ -62,6 +78,21 @@ def submit_file(
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13
+
+
+def _to_agent(agent: Agent, description: Description, jobs: int, report: Report, as_json: bool, silent: bool) -> int:
+    if not silent:
+        print(f"Submitting job(s){'.' * min(jobs, MOST_DOTS)}", flush=True)
+    handed = AgentBatch(agent, description, report.complain)
+    try:
+        handed.run()
+    finally:  # also what is there when it failed half-way
+        if as_json:
+            for cluster, count in handed.clusters.items():
+                print(json.dumps({"event": "submitted", "agent": agent.name, "cluster": cluster, "jobs": count}))
+        elif not silent:
+            _tell(handed.clusters)
+    return 0
 
 
 async def _direct(batched: Batch, jobs: int, broker: str, queue: str, silent: bool) -> int:
