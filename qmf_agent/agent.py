@@ -21,6 +21,7 @@ from qmf_agent.methods import Grid
 from qmf_agent.objects import Objects
 from qmf_agent.queue import JobQueue
 from qmf_agent.store import StoreError
+from qmf_agent.userlogs import UserLogs
 
 log = logging.getLogger("carod.agent")
 BACKOFF_FIRST = 0.5
@@ -54,6 +55,7 @@ class Agent:
             lock.close()
             raise ConfigError(f"SPOOL: {error}") from None
         self._queue = queue
+        self._user_logs = UserLogs(queue)
         self._dispatcher = Dispatcher(queue, self._transport, self._endpoint)
         grid = Grid(queue, self._dispatcher, Objects(queue, self._dispatcher, self._endpoint.safe_url))
         self._bus = Bus(
@@ -68,12 +70,14 @@ class Agent:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._handle_signals()
-                keepers = [tasks.create_task(task) for task in (self._keep_connected(), self._keep_house())]
+                work = (self._keep_connected(), self._keep_house(), self._user_logs.run())
+                keepers = [tasks.create_task(task) for task in work]
                 await self._stopping.wait()
                 for keeper in keepers:
                     keeper.cancel()
         finally:
             await self._transport.close()
+            await self._user_logs.close()
             await queue.close()
             lock.close()
         event(log, "stopped", agent=self._config.name)

@@ -293,7 +293,7 @@ class JobRecord:
 class Change:
     """What a committed transaction did to a job. `before` None: it is new; `after` None: it was forgotten.
 
-    `seconds` is how long it was in the status that it left.
+    `seconds` is how long it was in the status that it left, `log` the user's log of the job, if it has one.
     """
 
     id: JobId
@@ -306,3 +306,4 @@ class Change:
     why: str = ""
     who: str = ""
     seconds: int = 0
+    log: str = ""

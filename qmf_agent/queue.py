@@ -48,6 +48,8 @@ class JobQueue:
         """How many jobs may be sent now, and what sends them: a dispatcher's, while it is connected."""
         self._taking = 0
         self._listeners: list[Listener] = []
+        self.on_logged: Callable[[Change], None] | None = None
+        """Called when a job whose user keeps a log of it comes into another status."""
         self._files = ThreadPoolExecutor(1, "spool")
 
     @classmethod
@@ -286,6 +288,8 @@ class JobQueue:
             self._count(change)
             if change.before is change.after and not change.why and change.stage_before is not change.stage_after:
                 continue  # on its way: nothing that anybody sees
+            if change.log and change.before is not change.after and self.on_logged is not None:
+                self.on_logged(change)
             for listener in self._listeners:
                 self._tell(listener, change)
         if wake:

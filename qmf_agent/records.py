@@ -18,7 +18,7 @@ from typing import Any
 from carod.amqp import HeaderValue
 from carod.control import Action
 from carod.job import NODE_ATTRIBUTES, JobStatus
-from qmf_agent.ads import PROTECTED, Ad, quoted
+from qmf_agent.ads import PROTECTED, Ad, quoted, text_of
 from qmf_agent.jobs import (
     FINAL,
     GRID_BITS,
@@ -494,7 +494,8 @@ def _save(db: sqlite3.Connection, job: JobRecord, status: JobStatus, stage: Stag
             now if status in OVER else None, job.id.row,
         ),
     )  # fmt: skip
-    return Change(job.id, job.owner, job.submission, before, status, stage_before, stage, why, who, seconds)
+    user_log = text_of(job.ad, "UserLog") or ""
+    return Change(job.id, job.owner, job.submission, before, status, stage_before, stage, why, who, seconds, user_log)
 
 
 def _moved(job: JobRecord, status: JobStatus, stage: Stage) -> Change:

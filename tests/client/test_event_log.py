@@ -8,10 +8,10 @@ from pathlib import Path
 
 import htcondor2
 import pytest
-from carod_client import eventlog
-from carod_client.eventlog import EventKind, EventLog, EventLogError, EventReader
 
+from carod import eventlog
 from carod.classad import ClassAd
+from carod.eventlog import EventKind, EventLog, EventLogError, EventReader
 
 USED = ClassAd(
     {

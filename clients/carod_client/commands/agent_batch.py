@@ -8,11 +8,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 
+from carod import eventlog
 from carod.classad import ClassAd
-from carod_client import eventlog
+from carod.eventlog import EventKind, EventLog, EventLogError
 from carod_client.agent import ADS_AT_ONCE, Agent, JobName
 from carod_client.errors import GridError
-from carod_client.eventlog import EventKind, EventLog, EventLogError
 from carod_client.inputs import Member
 from carod_client.submit_language import Description, SubmitJob
 from carod_client.submit_language.shipment import Packer

@@ -9,16 +9,16 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from carod import eventlog
 from carod.classad import ClassAd
 from carod.control import Action
+from carod.eventlog import EventKind, EventLog, EventLogError
 from carod.job import JobStatus, Reply
-from carod_client import eventlog
 from carod_client.clusters import next_cluster
 from carod_client.commands.report import Report
 from carod_client.commands.submission import REMOVAL_PATIENCE, LeftBehind, exit_code_of
 from carod_client.description import Parcel
 from carod_client.errors import GridError, JobHeld, JobRemoved
-from carod_client.eventlog import EventKind, EventLog, EventLogError
 from carod_client.grid import Grid
 from carod_client.handle import Handle
 from carod_client.results import Result, Results

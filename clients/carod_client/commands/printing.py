@@ -143,7 +143,7 @@ class AutoFormat:
                 f"-af:{options}: {min(unknown)!r} is no option of it; there are , (comma), t (tab), n (a line each), "
                 "g (blank line), l (label), h (heading), r (unevaluated), V (quotes), j (job id)"
             )
-        if not names:
+        if not names and not set(options) & {"j", "o"}:
             raise BadFormat("-af: attributes are missing; write -af ClusterId ProcId")
         return cls(options, tuple(names), tuple(map(expression, names)))
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import click
 
+from carod.eventlog import Event, EventKind, EventLogError, EventReader
 from carod_client.agent import JobName
 from carod_client.commands.command import Code
 from carod_client.commands.condor import complain, condor_command
 from carod_client.commands.tables import clean
-from carod_client.eventlog import Event, EventKind, EventLogError, EventReader
 
 LOOK = 0.1
 """Seconds between looks at the log: a program that writes it may be on another machine."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -25,7 +26,7 @@ from typing import Any, Self
 from carod.classad import ClassAd
 
 END = "..."
-_HEAD = re.compile(r"(?P<kind>\d{3}) \((?P<cluster>\d+)\.(?P<proc>\d+)\.\d+\) (?P<rest>.*)\Z")
+_HEAD = re.compile(r"(?P<kind>\d{3}) \((?P<cluster>\d+)\.(?P<proc>\d+)\.\d+\) (?P<rest>.*)")
 LONGEST_LINE = 8191
 """Bytes of a line; HTCondor's reader takes no longer ones."""
 
@@ -186,13 +187,20 @@ def _integer(ad: ClassAd, name: str) -> int:
 class EventLog:
     """A log that events are added to. Several programs may add to one: each event is written as a whole."""
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Raises EventLogError if the file can't be written."""
+    def __init__(self, path: str | os.PathLike[str], *, only_begun: bool = False) -> None:
+        """Raises EventLogError if the file can't be written.
+
+        With `only_begun` it must be there, and be a log already: for those who are told by others where to write.
+        """
         self.path = os.fspath(path)
+        mode = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK if only_begun else os.O_WRONLY | os.O_CREAT
         try:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o664)
+            self._file = os.open(self.path, mode | os.O_APPEND | os.O_CLOEXEC, 0o664)
         except OSError as error:
             raise self._error(error) from None
+        if only_begun and not self._is_begun():
+            self.close()
+            raise EventLogError(f"log {self.path!r} does not begin with a job's event; nothing is written to it")
 
     def __enter__(self) -> Self:
         return self
@@ -212,6 +220,13 @@ class EventLog:
             self._write(text.encode("utf-8", "replace"))
         except OSError as error:
             raise self._error(error) from None
+
+    def _is_begun(self) -> bool:
+        try:
+            regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+            return regular and _HEAD.match(os.pread(self._file, 64, 0).decode("utf-8", "replace")) is not None
+        except OSError:
+            return False
 
     def _write(self, data: bytes) -> None:
         fcntl.flock(self._file, fcntl.LOCK_EX)
