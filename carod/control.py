@@ -38,7 +38,10 @@ class BadRequest(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request. `sender` is the broker's word for who sent it; `node` the asking node's name, if one asks."""
+    """One request. `sender` is the broker's word for who sent it; `node` the asking node's name, if one asks.
+
+    Remove and Hold may come `ahead` of their job: a node that does not have it ends it should it come.
+    """
 
     action: Action
     job: str = ""
@@ -47,6 +50,7 @@ class Request:
     reason: str = ""
     node: str = ""
     sender: str | None = field(default=None, compare=False)
+    ahead: bool = False
 
     def to_message(self) -> Message:
         headers: dict[str, HeaderValue] = {"Action": self.action.value}
@@ -54,6 +58,8 @@ class Request:
         headers |= {key: text for key, text in texts.items() if text}
         if self.value is not None:
             headers["Value"] = self.value
+        if self.ahead:
+            headers["Ahead"] = True
         return Message(b"", headers, str(uuid.uuid4()), expiration=60.0, user_id=self.sender)
 
     @classmethod
@@ -74,7 +80,7 @@ class Request:
             raise BadRequest("SetAttribute needs the headers Name and Value (ClassAd source text)")
         return cls(
             action, job, name, headers.get("value"), str(headers.get("reason", "")), str(headers.get("node", "")),
-            message.user_id,
+            message.user_id, headers.get("ahead") is True,
         )  # fmt: skip
 
 

@@ -18,7 +18,8 @@ before it runs it (docs/discussion/guarantees.md), and by then the first copy, w
 with a node. Nodes ask us, too: we answer that a job is done for as long as we remember it.
 
 **Orders for a job that waits in the broker's queue.** The queue here is changed at once. The message can't be taken
-back; a node that takes it says so before anything else, and is told at once to end it.
+back, but all nodes are told that it is not to be run, and end it when it comes. One that was not there to hear it says
+that it runs the job before anything else, and is told then.
 """
 
 from __future__ import annotations
@@ -400,12 +401,13 @@ class Dispatcher:
         event(log, "told to end", job=self._queue.name_of(job), action=action.value, node=node or "none answers")
 
     def stray(self, job: JobId, life: int, action: Action) -> None:
-        """Have whoever may just have taken a job's message end it; nobody needs to."""
+        """Have whoever takes a job's message end it, or has just taken it; nobody answers."""
         self._spawn(self._tell_if_any(job, life, action))
 
     async def _tell_if_any(self, job: JobId, life: int, action: Action) -> None:
         mid = self._queue.message_id(job, life)
-        request = Request(action, mid, reason="ordered while it waited for a node", sender=self._user)
+        reason = f"{action.value} was ordered while it waited for a node"
+        request = Request(action, mid, reason=reason, sender=self._user, ahead=True)
         with contextlib.suppress(TransportError):
             to = Address(f"{self._config.carod_broker_queue}.control", job_key(mid))
             await self._transport.publish(request.to_message(), to, confirm=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
@@ -11,7 +13,7 @@ from carod.amqp import Address, Endpoint, Exchange, HeaderValue, Message, Queue,
 from carod.classad import ClassAdSyntaxError, parse_value
 from carod.config import Config
 from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, job_key, node_key
-from carod.job import NODE_ATTRIBUTES, wire_headers
+from carod.job import NODE_ATTRIBUTES, Job, wire_headers
 from carod.log import event
 from carod.node.claims import DECIDING, DONE, RUNNING, Claims
 from carod.starter.slot import Slot
@@ -22,6 +24,8 @@ PROTECTED = NODE_ATTRIBUTES | {"jobstatus", "numjobstarts", "jobstartdate", "own
 """Attributes that nobody may set from outside, in lower case."""
 
 
+AHEAD_SECONDS, AHEAD_COUNT = 3600.0, 10_000
+"""How long, and for how many jobs, orders are remembered that came before their jobs."""
 _ENDS = {Action.REMOVE: End.REMOVED, Action.HOLD: End.HELD, Action.VACATE: End.EVICTED}
 SLOT_ATTRIBUTES = ("State", "Activity", "Memory", "LoadAvg", "OpSys", "Arch", "Machine", "Cpus", "Disk")
 """What a node says of its slots when it is asked (`Ping`)."""
@@ -55,6 +59,7 @@ class Control:
         self._exchange = f"{node.config.carod_broker_queue}.control"
         endpoint = Endpoint(node.config.carod_broker_url, cert_file=node.config.carod_broker_cert_file)
         self._user = endpoint.user
+        self._ahead: OrderedDict[str, tuple[float, Request]] = OrderedDict()
         self._super_users = {name.strip() for name in node.config.queue_super_users.split(",")} - {""}
 
     async def open(self) -> None:
@@ -133,8 +138,10 @@ class Control:
     async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
         starter = self._node.running.get(request.job)
         if starter is None:
+            if request.ahead and request.action in (Action.REMOVE, Action.HOLD):
+                self._note_ahead(request)
             return None  # another node has it, or none: silence tells the asker
-        self._authorize(request, starter)
+        self._authorize(request, starter.job)
         event(log, request.action.value, job=request.job, sender=request.sender, reason=request.reason)
         who = request.sender or "a control message"
         reason = request.reason or f"{request.action.value} by {who}"
@@ -155,9 +162,28 @@ class Control:
                 raise BadRequest(f"job {request.job} has come to its end here, its result is on its way")
         return answer(message, self._name)
 
-    def _authorize(self, request: Request, starter: Starter) -> None:
+    def _note_ahead(self, request: Request) -> None:
+        now = time.monotonic()
+        self._ahead[request.job] = now, request
+        self._ahead.move_to_end(request.job)
+        while len(self._ahead) > AHEAD_COUNT or next(iter(self._ahead.values()))[0] < now - AHEAD_SECONDS:
+            self._ahead.popitem(last=False)
+
+    def ordered_ahead(self, job: Job) -> tuple[End, str] | None:
+        """What was ordered for a job before it came; once only."""
+        if job.id not in self._ahead:
+            return None
+        _, request = self._ahead.pop(job.id)
+        try:
+            self._authorize(request, job)
+        except BadRequest as error:
+            event(log, "order not obeyed", logging.WARNING, job=job.id, reason=str(error))
+            return None
+        return _ENDS[request.action], request.reason or f"{request.action.value} before it was started"
+
+    def _authorize(self, request: Request, job: Job) -> None:
         """Where the broker validated who sent the job, only that user's requests count, and super users'."""
-        owner = starter.job.ad.get("AuthenticatedIdentity")
+        owner = job.ad.get("AuthenticatedIdentity")
         if owner is None or request.action is Action.QUERY:
             return
         if request.action is Action.YIELD:

@@ -370,6 +370,8 @@ class Node:
             if not refusal:
                 self._free.remove(slot)
                 starter = self.running[job.id] = Starter(self, slot, delivery, job)
+                if (order := self._control.ordered_ahead(job)) is not None:
+                    starter.end(*order)
                 self._tasks.create_task(self._run(starter))
                 return
         if self._free and not self._stopping.is_set():

@@ -185,6 +185,10 @@ class Starter:
         job = self.job
         if job.expired:
             return self._because(End.EXPIRED, "the message's expiry had passed before a slot was free"), b""
+        if self._winner is not None:
+            return End.YIELDED, b""
+        if self._order is not None:
+            return self._because(*self._order), b""
         limit = _max_starts(job, self.office.config)
         if job.starts >= limit:
             reason = f"the job was started {job.starts} times without coming to an end, MaxJobStarts is {limit}"

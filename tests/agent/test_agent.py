@@ -186,6 +186,39 @@ async def test_orders_for_a_job_that_waits_on_the_broker_hold_when_a_node_takes_
         await console.do("RemoveJob", Id=held)
 
 
+async def test_a_job_that_is_removed_or_held_while_it_waits_on_the_broker_is_never_started(
+    start_agent: Start, start_node: StartNode, work_directory: Path
+) -> None:
+    start_node("--slots", "1")
+    agent = start_agent()
+    log = work_directory / f"started-{agent.name}"
+    log.touch()
+    log.chmod(0o666)
+    async with a_console(agent.url, agent.agent) as console:
+        blocker = await console.submit(Cmd="/bin/sleep", Args="60")
+        await console.until(blocker, 2)
+        waiting = [
+            await console.submit(Cmd="/bin/sh", Arguments=f"-c 'echo {name} >> {log}'")
+            for name in ("removed", "held", "changed", "free")
+        ]
+        end = time.monotonic() + PATIENCE
+        while await depth(agent.url, agent.queue) < 4:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        removed, held, changed, free = waiting
+        await console.do("RemoveJob", Id=removed)
+        await console.do("HoldJob", Id=held)
+        await console.do("SetJobAttribute", Id=changed, Name="Arguments", Value=f"\"-c 'echo new >> {log}'\"")
+        await console.do("RemoveJob", Id=blocker)
+        for job in (free, changed):
+            await console.until(job, 4)
+        assert sorted(log.read_text().split()) == ["free", "new"]
+        assert (await console.job(held))["JobStatus"] == 5
+        await console.do("ReleaseJob", Id=held)
+        await console.until(held, 4)
+        assert log.read_text().split()[-1] == "held"
+
+
 async def test_a_held_job_is_the_agents_and_not_in_the_dead_letter_queue(
     start_agent: Start, start_node: StartNode
 ) -> None:
