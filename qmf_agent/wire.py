@@ -63,6 +63,8 @@ class Mapper:
 
     def value(self, value: Any) -> Any:
         """A value, references as object ids. Raises TooLong."""
+        if value.__class__ is str:
+            return sendable(value)
         if isinstance(value, Reference):
             return self.id(value.class_name, value.name)
         if isinstance(value, Mapping):
@@ -101,7 +103,11 @@ def _weight(values: Mapping[str, Any]) -> int:
     total = 200
     for value in values.values():
         total += 30
-        if isinstance(value, str | bytes):
+        if value.__class__ is str:
+            total += len(value)
+        elif value.__class__ is int:
+            continue
+        elif isinstance(value, bytes):
             total += len(value)
         elif isinstance(value, Mapping):
             total += _weight(value)

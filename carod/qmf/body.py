@@ -27,6 +27,7 @@ MAX_ITEMS = 50_000
 MAX_ANSWER, MAX_ANSWER_ITEMS = 64 << 20, 10_000_000
 """The same for what an agent answers, which a console believes more of."""
 INTEGERS = range(-(1 << 63), 1 << 64)
+MAX_COMMON = 1 << 62
 
 
 class BadBody(ValueError):
@@ -86,9 +87,22 @@ class _Plain:
         self.left -= 1
         if self.left < 0:
             raise BadBody("the body has too many values")
+        kind = value.__class__
+        if kind is str:  # nearly all values are text or numbers, and of these kinds themselves
+            return value if len(value) <= MAX_STRING and value.isascii() else self._text(value, MAX_STRING)
+        if value is None or kind is bool or kind is float:
+            return value
+        if kind is int and -MAX_COMMON < value < MAX_COMMON:
+            return value
+        if kind is dict or kind is list:
+            if depth >= MAX_DEPTH:
+                raise BadBody(f"nested deeper than {MAX_DEPTH}")
+            return self._map(value, depth + 1) if kind is dict else [self.value(item, depth + 1) for item in value]
+        return self._rare(value, depth)
+
+    def _rare(self, value: Any, depth: int) -> Any:
+        """AMQP's own types, which are derived from Python's, and what only AMQP has."""
         match value:
-            case None | bool():
-                return value
             case str():
                 return self._text(value, MAX_STRING)
             case int():
@@ -101,12 +115,10 @@ class _Plain:
                 return value
             case bytes() | bytearray() | memoryview():
                 return self._binary(bytes(value))
-            case dict() | list() | tuple():
-                if depth >= MAX_DEPTH:
-                    raise BadBody(f"nested deeper than {MAX_DEPTH}")
-                if isinstance(value, dict):
-                    return self._map(value, depth + 1)
-                return [self.value(item, depth + 1) for item in value]
+            case dict():
+                return self.value(dict(value), depth)
+            case list() | tuple():
+                return self.value(list(value), depth)
         raise BadBody(f"a value of type {type(value).__name__}")
 
     def _text(self, text: str, limit: int) -> str:
@@ -133,11 +145,15 @@ class _Plain:
             return self._base64(value["_bytes"])
         result = {}
         for key, item in value.items():
-            name = self._binary(key) if isinstance(key, bytes) else key
-            if not isinstance(name, str):
-                raise BadBody(f"a map's key is {type(key).__name__}, not a string")
-            result[self._text(name, MAX_NAME)] = self.value(item, depth)
+            plain = key.__class__ is str and len(key) <= MAX_NAME and key.isascii()
+            result[key if plain else self._name(key)] = self.value(item, depth)
         return result
+
+    def _name(self, key: Any) -> str:
+        name = self._binary(key) if isinstance(key, bytes) else key
+        if not isinstance(name, str):
+            raise BadBody(f"a map's key is {type(key).__name__}, not a string")
+        return self._text(name, MAX_NAME)
 
     def _base64(self, text: Any) -> bytes:
         try:

@@ -88,6 +88,8 @@ class _Pending:
 
     agent: str
     answer: asyncio.Future[tuple[str, Any]]
+    limit: asyncio.Timeout
+    timeout: float
     parts: list[Any] = field(default_factory=list)
 
 
@@ -293,10 +295,12 @@ class Link:
 
     async def _exchange(self, agent: str, message: Message, timeout: float, confirm: bool = True) -> tuple[str, Any]:
         number = message.correlation_id or ""
-        pending = self._pending[number] = _Pending(agent, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        limit = asyncio.timeout(timeout)
+        pending = self._pending[number] = _Pending(agent, loop.create_future(), limit, timeout)
         try:
-            await self._send(message, Address(DIRECT, agent), confirm)
-            async with asyncio.timeout(timeout):
+            async with limit:
+                await self._send(message, Address(DIRECT, agent), confirm)
                 return await pending.answer
         except Unroutable:
             self._forget(agent)
@@ -342,6 +346,8 @@ class Link:
             body = pending.parts
         if PARTIAL not in message.headers:
             pending.answer.set_result((opcode, body))
+        elif not pending.limit.expired():  # the rest may take as long again
+            pending.limit.reschedule(asyncio.get_running_loop().time() + pending.timeout)
 
     def _schema_answered(self, message: Message) -> None:
         number, schema = decode_answer(message.body if isinstance(message.body, bytes) else b"")

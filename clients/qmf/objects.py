@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from carod.qmf import Method, Property, Statistic, Type
 from carod.qmf import SchemaClass as Schema
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 MANY = "Many"
 """After a method's name: call it once for each of a list, without waiting in between."""
+
+
+Properties: TypeAlias = list[tuple[Property, Any]]
+Statistics: TypeAlias = list[tuple[Statistic, Any]]
 
 
 class ObjectId:
@@ -113,6 +117,7 @@ class SchemaClass:
         self._key, self._schema = key, schema
         self.methods = {method.name: method for method in schema.methods}
         self.members = {each.name for each in schema.properties} | {each.name for each in schema.statistics}
+        self._others: dict[tuple[str, Type], Property] = {}
 
     def getKey(self) -> ClassKey:
         return self._key
@@ -129,6 +134,26 @@ class SchemaClass:
     def getArguments(self) -> list[Property]:
         """Of an event."""
         return list(self._schema.properties)
+
+    def split(self, values: dict[str, Any], agent: str) -> tuple[Properties, Statistics]:
+        """An object's values as properties and statistics, in the schema's order, then those it does not name."""
+        properties: Properties = []
+        for each in self._schema.properties:
+            if each.name in values:
+                value = values[each.name]
+                is_reference = each.type is Type.REF and isinstance(value, dict)
+                properties.append((each, ObjectId(value, agent) if is_reference else value))
+        statistics = [(each, values[each.name]) for each in self._schema.statistics if each.name in values]
+        if len(properties) + len(statistics) < len(values):
+            others = [(name, value) for name, value in values.items() if name not in self.members]
+            properties += [(self._other(name, _type(value)), value) for name, value in others]
+        return properties, statistics
+
+    def _other(self, name: str, kind: Type) -> Property:
+        known = self._others.get((name, kind))
+        if known is None:
+            known = self._others[name, kind] = Property(name, kind)
+        return known
 
     def __repr__(self) -> str:
         return f"{self._schema.kind.name.capitalize()} Class: {self._key}"
@@ -163,20 +188,9 @@ class Object:
         self._take(values)
 
     def _take(self, values: Mapping[str, Any]) -> None:
-        given = dict(values.get("_values") or {})
         agent = self._agent.getAgentBank()
-        self._properties: list[tuple[Property, Any]] = []
-        self._statistics: list[tuple[Statistic, Any]] = []
-        for each in self._schema.getProperties():
-            if each.name in given:
-                value = given.pop(each.name)
-                is_reference = each.type is Type.REF and isinstance(value, dict)
-                self._properties.append((each, ObjectId(value, agent) if is_reference else value))
-        for statistic in self._schema.getStatistics():
-            if statistic.name in given:
-                self._statistics.append((statistic, given.pop(statistic.name)))
-        self._properties += [(Property(name, _type(value)), value) for name, value in given.items()]
-        self._values = {each.name: value for each, value in self._properties}
+        self._properties, self._statistics = self._schema.split(values.get("_values") or {}, agent)
+        self._values: dict[str, Any] = {each.name: value for each, value in self._properties}
         self._values |= {each.name: value for each, value in self._statistics}
         self._objectId = ObjectId(values.get("_object_id") or {}, agent)
         self._times = tuple(int(values.get(name) or 0) for name in ("_update_ts", "_create_ts", "_delete_ts"))
@@ -314,18 +328,10 @@ def _typed(method: Method, result: MethodResult) -> MethodResult:
 
 def _type(value: Any) -> Type:
     """The type of a property that the schema does not tell of."""
-    match value:
-        case bool():
-            return Type.BOOL
-        case int():
-            return Type.S64
-        case float():
-            return Type.DOUBLE
-        case dict():
-            return Type.MAP
-        case list():
-            return Type.LIST
-    return Type.LSTR
+    return _TYPES.get(value.__class__, Type.LSTR)
+
+
+_TYPES = {bool: Type.BOOL, int: Type.S64, float: Type.DOUBLE, dict: Type.MAP, list: Type.LIST}
 
 
 @dataclass(frozen=True)
