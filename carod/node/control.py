@@ -113,7 +113,7 @@ class Control:
         if request.node:
             self._node.claims.hear(key, request.node, request.value)
         starter = self._node.running.get(request.job)
-        if starter is not None and starter.job.key == key:
+        if starter is not None and (starter.job.key == key or not request.name):  # a client means any life of the job
             return answer(message, self._name, headers={"State": RUNNING, "JobStartDate": starter.started_at})
         if self._node.is_done(key):
             return answer(message, self._name, headers={"State": DONE})
