@@ -46,6 +46,7 @@ class Party:
 
 
 PARTIES = {
+    "embedded-1.0": Party("embedded", lacks=frozenset({"exclusive consumers", "user ids"})),
     "rabbitmq-0-9-1": Party("rabbitmq"),
     "rabbitmq4-0-9-1": Party("rabbitmq4"),
     "rabbitmq4-1.0": Party("rabbitmq4", "url10", lacks=frozenset({"exclusive consumers"})),

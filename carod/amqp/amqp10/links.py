@@ -168,6 +168,7 @@ class Subscription10(LinkEnd):
             return
         chunks, self._chunks = self._chunks, []
         link.advance()
+        self.on_flow()  # it may have been the last for which there was credit
         if delivery.aborted:
             delivery.settle()
             self._replenish()
@@ -197,6 +198,7 @@ class Subscription10(LinkEnd):
             self._taken = 0
 
     def on_flow(self) -> None:
+        """Credit has changed: a cancelled consumer waits for the last of it."""
         if self._drained is not None and not self._drained.done() and self.link.credit == 0:
             self._drained.set_result(None)
 
