@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from types import TracebackType
 from uuid import uuid4
@@ -60,7 +62,7 @@ class EmbeddedBroker:
         try:
             self._server = await loop.create_server(lambda: Greeting(self), self.host, self.port)
         except OSError as error:
-            raise ListenError(f"can't listen on {self.host}:{self.port}: {error.strerror or error}") from None
+            raise ListenError(f"can't listen on {self.host}:{self.port}: {_reason(error)}") from None
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -184,3 +186,10 @@ class EmbeddedBroker:
         following = min((queue.next_expiry for queue in self.queues.values()), default=float("inf"))
         if following < float("inf"):
             self._schedule_sweep(following)
+
+
+def _reason(error: OSError) -> str:
+    """Without asyncio's repetition of the address; what a resolver says has a number of its own kind."""
+    if error.errno is None or isinstance(error, socket.gaierror):
+        return error.strerror or str(error)
+    return os.strerror(error.errno).lower()
