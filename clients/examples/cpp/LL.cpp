@@ -52,6 +52,7 @@ public:
         job_.properties().put("Out", "job.out");
         job_.properties().put("Err", "job.err");
         job_.properties().put("Requirements", "TRUE");
+        job_.body(proton::binary()); // RabbitMQ ends the session of a client that sends none
     }
 
     /// Empty if the job completed with exit code 0.

@@ -1,6 +1,5 @@
 import jakarta.jms.BytesMessage;
 import jakarta.jms.Destination;
-import jakarta.jms.InvalidDestinationRuntimeException;
 import jakarta.jms.JMSConsumer;
 import jakarta.jms.JMSContext;
 import jakarta.jms.JMSException;
@@ -30,14 +29,12 @@ public class HelloQpidJMS {
             JMSConsumer consumer = context.createConsumer(replies);
             // A broker that vanishes would leave receive() waiting.
             context.setExceptionListener(lost -> fail("connection lost: " + lost.getMessage()));
-            Message job = context.createMessage();
+            Message job = context.createBytesMessage(); // with no body at all, RabbitMQ ends the session
             job.setStringProperty("Cmd", args.length > 2 ? args[2] : "/bin/echo");
             job.setStringProperty("Arguments", args.length > 3 ? args[3] : "Hello Grid");
             job.setJMSReplyTo(replies);
-            context.createProducer().send(context.createQueue(queue), job);
+            submit(context, queue, job);
             while (!isLast(consumer.receive())) {}
-        } catch (InvalidDestinationRuntimeException noQueue) {
-            fail("no queue '" + queue + "' on the broker: is a node running? " + noQueue.getMessage());
         } catch (JMSRuntimeException lost) {
             fail("no connection: " + lost.getMessage());
         } catch (IOException failed) {
@@ -49,6 +46,14 @@ public class HelloQpidJMS {
         String[] user = String.valueOf(URI.create(url).getRawUserInfo()).split(":", 2);
         var factory = new JmsConnectionFactory(url.replaceFirst("//.*@", "//"));
         return user.length == 2 ? factory.createContext(user[0], user[1]) : factory.createContext();
+    }
+
+    private static void submit(JMSContext context, String queue, Message job) throws IOException {
+        try {
+            context.createProducer().send(context.createQueue(queue), job);
+        } catch (JMSRuntimeException refused) {
+            throw new IOException("no queue '" + queue + "' on the broker: is a node running? " + refused.getMessage());
+        }
     }
 
     /** Shows what a reply says. Throws if the job failed. */

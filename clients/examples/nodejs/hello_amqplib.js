@@ -27,7 +27,7 @@ async function run(connection) {
   const { queue: replyTo } = await channel.assertQueue('', { exclusive: true }); // the broker names it; it goes with us
   await new Promise((resolve, reject) => {
     channel.on('return', () => reject(new Error(`no queue '${queue}' on the broker: is a node running?`)));
-    connection.on('error', reject);
+    connection.on('error', (error) => reject(new Error(`connection lost: ${error.message}`)));
     connection.on('close', () => reject(new Error('connection lost')));
     const received = (reply) => {
       try {

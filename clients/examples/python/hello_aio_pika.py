@@ -3,6 +3,7 @@
 
 import asyncio
 import io
+import logging
 import os
 import sys
 import uuid
@@ -57,6 +58,7 @@ def is_last(ad: dict[str, Any], body: bytes) -> bool:
 
 
 if __name__ == "__main__":
+    logging.getLogger("aiormq").addHandler(logging.NullHandler())  # it logs errors besides raising them
     try:
         asyncio.run(main(*sys.argv[1:]))
     except (AMQPError, OSError) as error:

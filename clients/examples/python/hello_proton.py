@@ -23,7 +23,8 @@ class HelloGrid(MessagingHandler):
     def __init__(self, url: str, queue: str, cmd: str, arguments: str) -> None:
         super().__init__()
         self.url, self.queue = url, queue
-        self.job = Message(id=uuid.uuid4(), properties={"Cmd": cmd, "Arguments": arguments})
+        # A body, though an empty one: RabbitMQ ends the session of a client that sends none.
+        self.job = Message(b"", inferred=True, id=uuid.uuid4(), properties={"Cmd": cmd, "Arguments": arguments})
         self.failure: str | None = None
 
     def on_start(self, event: Event) -> None:
@@ -65,7 +66,7 @@ class HelloGrid(MessagingHandler):
         self.end(event, text(event.connection.remote_condition))
 
     def on_transport_error(self, event: Event) -> None:
-        self.end(event, f"no connection to {self.url.rpartition('@')[2]}: {text(event.transport.condition)}")
+        self.failure = f"no connection to {self.url.rpartition('@')[2]}: {text(event.transport.condition)}"
 
     def on_rejected(self, event: Event) -> None:
         self.end(event, f"queue {self.queue!r} did not take the job")
