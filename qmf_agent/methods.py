@@ -47,6 +47,7 @@ class Grid:
             "SubmitJob": self._submit,
             "SubmitJobs": self._submit_jobs,
             "create": self._create,
+            "createBeside": self._create_beside,
             "send": self._send,
             "submit": self._submit_draft,
             "SetJobAttribute": self._set_attribute,
@@ -118,9 +119,10 @@ class Grid:
         return {"Id": self._queue.name_of(ids[0]), "Ids": [self._queue.name_of(job) for job in ids]}
 
     async def _create(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:
-        if arguments.get("Id"):
-            return {"Id": self._queue.name_of(await self._queue.create_beside(self._id(arguments), user))}
         return {"Id": self._queue.name_of(await self._queue.create(user))}
+
+    async def _create_beside(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:
+        return {"Id": self._queue.name_of(await self._queue.create_beside(self._id(arguments), user))}
 
     async def _send(self, _: str, arguments: Arguments, user: str | None) -> dict[str, Any]:
         data = arguments.get("Data")

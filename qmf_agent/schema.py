@@ -106,10 +106,11 @@ SCHEDULER = SchemaClass(
         Method("RemoveJob", (ID, REASON), "End a job for good"),
         Method("SuspendJob", (ID, REASON), "Stop a running job's processes where they are"),
         Method("ContinueJob", (ID, REASON), "Let a suspended job go on"),
+        Method("create", (_out("Id", SSTR),), "Begin a submission that sends its input files"),
         Method(
-            "create",
-            (Argument("Id", SSTR, "IO", "empty, or a job whose cluster this one joins", ""),),
-            "Begin a submission that sends its input files",
+            "createBeside",
+            (Argument("Id", SSTR, "IO", "a job whose cluster this one joins; out: its own"),),
+            "Begin a submission to a cluster that there is",
         ),
         Method(
             "send",

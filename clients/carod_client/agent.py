@@ -193,7 +193,7 @@ class Agent:
 
     def begin(self, beside: JobName | None = None) -> JobName:
         """Reserve a cluster, or the next job of one; what is sent and submitted with that name belongs to it."""
-        made = self._call("create", Id="" if beside is None else str(beside))
+        made = self._call("create") if beside is None else self._call("createBeside", Id=str(beside))
         return _job_of(made.outArgs["Id"])
 
     def send(self, job: JobName, body: Body) -> None:
