@@ -6,7 +6,9 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator
 
+import aiormq
 import pytest
+from pamqp.commands import Basic
 
 from tests.faults.grid import Client, Grid, kill
 from tests.faults.proxy import Proxy
@@ -127,3 +129,15 @@ async def test_a_node_that_was_back_for_a_moment_keeps_its_job(grid: Grid, clien
     await near.seen("job parked", 2, job=job)
     network.flow()
     await grid.each_ran_once(client, [job])
+
+
+async def test_what_is_handed_to_a_node_that_is_gone_comes_back_after_the_lease(grid: Grid, client: Client) -> None:
+    gone = await start(grid, "gone", LEASE_TIME=1)
+    kill(gone)
+    job, headers = grid.job("true", **{"x-carod-handed-over": "another"})
+    async with await aiormq.connect(grid.broker.url) as connection:
+        channel = await connection.channel()
+        properties = Basic.Properties(headers=headers, message_id=job, reply_to=client.reply_to, delivery_mode=2)
+        await channel.basic_publish(b"", routing_key=f"{grid.queue}.node.gone", properties=properties)
+    await start(grid, "following")
+    await grid.each_ran_once(client, [job], uncertain=[job])
