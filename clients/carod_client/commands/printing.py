@@ -190,11 +190,11 @@ class AutoFormat:
 def long_text(ad: ClassAd, names: Iterable[str] = ()) -> str:
     """An attribute a line, sorted, and a blank line."""
     shown = [name for name in names if name in ad] or sorted(ad, key=str.lower)
-    return "".join(f"{name} = {unparse(ad[name])}\n" for name in shown) + "\n"
+    return ClassAd((name, ad[name]) for name in shown).to_text() + "\n"
 
 
 def json_object(ad: ClassAd) -> dict[str, Any]:
-    """An ad as condor_q -json has it: what JSON can't say is its source text as `\\/Expr(...)\\/`."""
+    """An ad as condor_q -json has it: what JSON can't say is its source text as `/Expr(...)/`."""
     return {name: json_value(ad[name]) for name in sorted(ad, key=str.lower)}
 
 
@@ -209,7 +209,7 @@ def json_value(value: Any) -> Any:
         return json_object(value)
     if isinstance(value, list):
         return [json_value(each) for each in value]
-    return f"\\/Expr({unparse(value)})\\/"
+    return f"/Expr({unparse(value)})/"
 
 
 def json_array(ads: Iterable[ClassAd]) -> Iterator[str]:

@@ -16,6 +16,7 @@ from carod_client.agent import Agent, NoAgent
 from carod_client.commands import batch
 from carod_client.commands.agent_batch import AgentBatch
 from carod_client.commands.batch import Batch
+from carod_client.commands.printing import long_text
 from carod_client.commands.report import OWN_FAILURE, Report
 from carod_client.commands.submission import exit_code_of
 from carod_client.commands.tables import clean
@@ -116,10 +117,7 @@ def _read(file: str, lines: list[str]) -> Description:
 
 def _dump(description: Description, out: str | None) -> int:
     """Print the ads, an attribute a line, sorted, and a blank line after each, as condor_submit does."""
-    texts = []
-    for job in description.jobs(_counter()):
-        names = sorted(job.ad, key=str.lower)
-        texts.append("".join(f"{name} = {unparse(job.ad[name])}\n" for name in names) + "\n")
+    texts = [long_text(job.ad) for job in description.jobs(_counter())]
     for warning in description.warnings:
         print(f"carod: {clean(warning)}", file=sys.stderr)
     if out is None or out == "-":
