@@ -10,7 +10,7 @@ import random
 import signal
 from typing import BinaryIO
 
-from carod.amqp import ConnectionLost, Endpoint, Refused, TransportError, open_transport
+from carod.amqp import ConnectionLost, Endpoint, Refused, TransportError, open_transport, with_protocol
 from carod.config import ConfigError
 from carod.log import event
 from carod.qmf import AgentName
@@ -36,7 +36,7 @@ class Agent:
     def __init__(self, config: AgentConfig) -> None:
         self._config = config
         self._endpoint = Endpoint(
-            config.carod_broker_url,
+            with_protocol(config.carod_broker_url, config.carod_broker_protocol),
             name=f"qmf-agent {config.name}",
             heartbeat=config.carod_broker_heartbeat,
             ca_file=config.carod_broker_ca_file,

@@ -22,6 +22,9 @@ def main() -> None:
 
 @main.command(short_help="Keep the job queue and answer consoles.")
 @click.option("--broker", "carod_broker_url", metavar="URL", help="amqp[s]://user:password@host:port/vhost")
+@click.option(
+    "--protocol", "carod_broker_protocol", type=click.Choice(["0-9-1", "1.0"]), help="AMQP's, if not as the URL says."
+)
 @click.option("--queue", "carod_broker_queue", metavar="NAME", help="The job queue of the grid (default grid).")
 @click.option("--name", "schedd_name", metavar="NAME", help="The agent's name, first in job ids (default: the host's).")
 @click.option("--spool", metavar="DIR", help="Where the queue, inputs and results are kept.")

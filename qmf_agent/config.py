@@ -26,6 +26,7 @@ class AgentConfig:
     """All knobs of the agent; a field's name in capitals is the knob's."""
 
     carod_broker_url: str = same_knob("CAROD_BROKER_URL")
+    carod_broker_protocol: str = same_knob("CAROD_BROKER_PROTOCOL")
     carod_broker_queue: str = same_knob("CAROD_BROKER_QUEUE")
     carod_broker_heartbeat: int = same_knob("CAROD_BROKER_HEARTBEAT")
     carod_broker_ca_file: str = same_knob("CAROD_BROKER_CA_FILE")
