@@ -10,8 +10,9 @@ BASE  := $(VENV)/.installed
 TEST  := $(VENV)/.installed-test
 BENCH := $(VENV)/.installed-bench
 
-# Uses the broker that CAROD_BROKER names or one on port 5672, else starts a private one.
-WITH_BROKER := $(VENV)/bin/python tests/brokers/rabbitmq.py --
+# Each uses the broker that CAROD_BROKER names or one on port 5672, else starts a private one: carod's own, or RabbitMQ.
+WITH_BROKER   := $(VENV)/bin/python tests/brokers/embedded.py --
+WITH_RABBITMQ := $(VENV)/bin/python tests/brokers/rabbitmq.py --
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo test lint types bench clean
@@ -33,7 +34,7 @@ types: $(TEST) ## check types
 	@$(VENV)/bin/mypy
 
 bench: $(BENCH) ## measure latency and throughput against other systems
-	@$(WITH_BROKER) $(VENV)/bin/python bench/run.py $(ARGS)
+	@$(WITH_RABBITMQ) $(VENV)/bin/python bench/run.py $(ARGS)
 
 venv: $(TEST) ## make .venv, with everything the tests need
 
@@ -45,8 +46,10 @@ $(VENV)/bin/python:
 	@$(PYTHON) .ci/venv $(VENV)
 
 $(BASE): pyproject.toml | $(VENV)/bin/python
-	@echo "carod: installing carod into $(VENV)" >&2
-	@$(PIP) install --editable .
+	@echo "carod: installing carod into $(VENV), half a minute or so" >&2
+	@$(PIP) install --editable '.[amqp10]' >$(VENV)/amqp10.log 2>&1 || { \
+		echo "carod: going on without AMQP 1.0: Qpid Proton could not be built ($(VENV)/amqp10.log)" >&2; \
+		$(PIP) install --editable .; }
 	@touch $@
 
 $(TEST): pyproject.toml | $(VENV)/bin/python

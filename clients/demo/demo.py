@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """A grid in two minutes: starts a node, runs Hello Grid on it, then prices 200 options, and shows what came back.
 
-Needs a broker, named by CAROD_BROKER (default: RabbitMQ on this machine). `make demo` brings one.
+Needs a broker, named by CAROD_BROKER (default: RabbitMQ on this machine). `make demo` brings one if none is there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import os
 import shutil
@@ -198,6 +199,21 @@ def times(results: list[Result], seconds: float) -> Table:
 # -- all of it -------------------------------------------------------------------------------------------------
 
 
+def next_broker() -> str:
+    """How to have a broker that does not end with the demo."""
+    if importlib.util.find_spec("proton") is None:
+        return (
+            "Try next, in a shell with a broker (.venv/bin/python tests/brokers/rabbitmq.py -- bash):\n"
+            "  . .venv/bin/activate\n"
+        )
+    return (
+        "Try next, with a broker and a node that stay:\n"
+        "  . .venv/bin/activate\n"
+        "  export CAROD_BROKER=amqp10://127.0.0.1:7672\n"
+        "  carod broker --listen 127.0.0.1:7672 >broker.log 2>&1 &\n"
+    )
+
+
 async def show_all(url: str) -> None:
     log = OUTPUT / "node.log"
     with node(url, log) as child:
@@ -211,8 +227,7 @@ async def show_all(url: str) -> None:
     console.print(times(results, seconds))
     console.print(
         f"\nEach job's files are in {OUTPUT}/000 to {OUTPUT}/{SCENARIOS - 1:03}, the node's log in {log}.\n"
-        "Try next, in a shell with a broker (.venv/bin/python tests/brokers/rabbitmq.py -- bash):\n"
-        "  . .venv/bin/activate\n"
+        f"{next_broker()}"
         '  carod start --broker "$CAROD_BROKER" >node.log 2>&1 &\n'
         "  carod submit -- /bin/echo Hello\n"
         f"  carod submit -i {OUTPUT}/007/scenario.json -o my-result -- ./clients/demo/price.py scenario.json\n"
