@@ -53,6 +53,8 @@ CONFIG = """\
       <address-setting match="#">
         <dead-letter-address>DLQ</dead-letter-address>
         <expiry-address>ExpiryQueue</expiry-address>
+        <auto-delete-queues>false</auto-delete-queues>
+        <auto-delete-addresses>false</auto-delete-addresses>
       </address-setting>
     </address-settings>
   </core>
