@@ -149,7 +149,10 @@ class Console:
         body: Any = read_body(message, 64 << 20, 10_000_000)
         if message.headers[OPCODE] == Opcode.EXCEPTION:
             raise MethodFailed(body["_values"]["error_code"], body["_values"]["error_text"])
-        return dict(body["_arguments"])
+        out: dict[str, Any] = dict(body["_arguments"])
+        if isinstance(out.get("Data"), str):  # binary that is text, too, arrives as text
+            out["Data"] = out["Data"].encode()
+        return out
 
     async def do(self, method: str, patience: float = PATIENCE, **arguments: Any) -> dict[str, Any]:
         """Call a method of the scheduler."""

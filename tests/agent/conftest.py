@@ -21,7 +21,7 @@ from tests.node.conftest import Node, _start
 
 __all__ = ["embedded"]
 
-AGENT_SUFFIXES = ("", ".parked", ".dead", ".agent.shared")
+AGENT_SUFFIXES = (".parked", ".dead", ".agent.shared", ".node.test-shared-agent", "")
 
 
 async def _delete(url: str, queues: list[str]) -> None:
@@ -57,17 +57,26 @@ def work_directory() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", params=[pytest.param("0-9-1", marks=pytest.mark.broker), "1.0"])
+def agent_url(request: pytest.FixtureRequest) -> str:
+    """The broker of the shared agent and its node, for each of the two protocols."""
+    if request.param == "0-9-1":
+        return str(request.getfixturevalue("broker_url"))
+    box: Embedded = request.getfixturevalue("embedded")
+    return box.url
+
+
 @pytest.fixture(scope="session")
-def shared_agent_queue(broker_url: str) -> Iterator[str]:
+def shared_agent_queue(agent_url: str) -> Iterator[str]:
     name = f"test-agent-{secrets.token_hex(6)}"
     yield name
-    _in_thread(broker_url, [name + suffix for suffix in AGENT_SUFFIXES])
+    _in_thread(agent_url, [name + suffix for suffix in AGENT_SUFFIXES])
 
 
 @pytest.fixture(scope="session")
-def shared_agent_node(broker_url: str, shared_agent_queue: str, work_directory: Path) -> Iterator[Node]:
+def shared_agent_node(agent_url: str, shared_agent_queue: str, work_directory: Path) -> Iterator[Node]:
     node = _start(
-        broker_url, shared_agent_queue, work_directory / "execute", "--slots", "2", "--name", "test-shared-agent",
+        agent_url, shared_agent_queue, work_directory / "execute", "--slots", "2", "--name", "test-shared-agent",
         KILLING_TIMEOUT="1", SHUTDOWN_GRACEFUL_TIMEOUT="1",
     )  # fmt: skip
     try:
@@ -79,9 +88,11 @@ def shared_agent_node(broker_url: str, shared_agent_queue: str, work_directory: 
 
 @pytest.fixture(scope="session")
 def shared_agent(
-    broker_url: str, shared_agent_queue: str, shared_agent_node: Node, work_directory: Path
+    agent_url: str, shared_agent_queue: str, shared_agent_node: Node, work_directory: Path
 ) -> Iterator[AgentProcess]:
-    with an_agent_process(broker_url, shared_agent_queue, work_directory / "spool", "shared") as agent:
+    with an_agent_process(
+        agent_url, shared_agent_queue, work_directory / f"spool-{shared_agent_queue}", "shared"
+    ) as agent:
         yield agent
 
 
@@ -94,8 +105,8 @@ def agent(shared_agent: AgentProcess) -> Iterator[AgentProcess]:
 
 
 @pytest.fixture
-async def console(broker_url: str, agent: AgentProcess) -> AsyncIterator[Console]:
-    async with a_console(broker_url, agent.agent) as console:
+async def console(agent_url: str, agent: AgentProcess) -> AsyncIterator[Console]:
+    async with a_console(agent_url, agent.agent) as console:
         yield console
 
 
