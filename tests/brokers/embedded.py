@@ -98,7 +98,7 @@ def main() -> int:
         prog="embedded.py",
         usage="%(prog)s -- COMMAND [ARGUMENT ...]",
         description="Run COMMAND with CAROD_BROKER=URL in its environment: the broker that it names now, or the "
-        "RabbitMQ on this machine, if that answers; else carod's own, stopped when COMMAND ends. Exits as COMMAND does.",
+        "RabbitMQ on this machine, if that answers; else carod's own, stopped when COMMAND ends. Exits as it does.",
     )
     parser.add_argument("command", nargs="+", help=argparse.SUPPRESS)
     return run_with_broker(parser.parse_args().command, broker())
