@@ -70,8 +70,7 @@ async def test_of_two_starts_in_a_partition_the_first_wins(grid: Grid) -> None:
         await grid.settled()
         assert {job: len(client.finals[job]) for job in jobs} == dict.fromkeys(jobs, 1)
         assert {job: grid.starts()[job] for job in jobs} == dict.fromkeys(jobs, 2)
-        near_yielded = {event["job"] for event in near.events("job yielded")}
-        assert set(going_on) <= near_yielded, near.log
+        await asyncio.gather(*(near.seen("job yielded", job=job) for job in going_on))
         for job in going_on:
             assert client.final(job).ad["RemoteHost"].startswith('"slot'), client.final(job).headers
             assert "@far" in client.final(job).ad["RemoteHost"]

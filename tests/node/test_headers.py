@@ -179,6 +179,7 @@ async def test_a_job_kept_as_dead_goes_nowhere_else_for_its_cc_header(client: Cl
     assert (await client.end(job)).status == 5
     await client.buried(job)
     assert (await client.run({"Cmd": "/bin/true"})).status == 4
+    await node.seen("to the dead-letter queue", job=job)
     assert len(node.events("to the dead-letter queue", job=job)) == 1
     assert client.waiting(job) == 0
 

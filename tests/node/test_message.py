@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.node.client import Client, Received
-from tests.node.conftest import Node
+from tests.node.conftest import Node, until
 from tests.node.wire import Wire, properties, table, text
 
 # -- message id ------------------------------------------------------------------------------------------------
@@ -57,7 +57,10 @@ async def test_a_job_without_message_id_is_answered_and_discarded(client: Client
     assert reply.status == 5
     assert (await client.run({"Cmd": "/bin/true"})).status == 4
     assert client.waiting(None) == 0  # one reply, and no run
-    assert [event for event in node.events("message refused") if "no unique message id" in event["reason"]]
+    await until(
+        lambda: any("no unique message id" in event["reason"] for event in node.events("message refused")),
+        "a line in the node's log",
+    )
 
 
 async def test_a_job_without_message_id_is_answered_with_its_correlation_id(client: Client, wire: Wire) -> None:
@@ -83,8 +86,10 @@ async def test_a_job_without_reply_to_is_kept_as_dead_with_an_error_in_the_log(c
     assert dead.body == b"body"
     assert "reply_to" in dead.headers["DeadReason"]
     assert (dead.headers["Cmd"], dead.headers["Arguments"]) == ("/bin/touch", "/tmp/never")
-    (line,) = [event for event in node.events("message refused") if job in event["reason"]]
-    assert line["level"] == "error"
+    await until(
+        lambda: any(job in event["reason"] for event in node.events("message refused", level="error")),
+        "an error in the node's log",
+    )
 
 
 async def test_a_message_with_neither_id_nor_reply_to_is_kept_as_dead(client: Client, wire: Wire) -> None:
@@ -164,6 +169,7 @@ async def test_priority_is_the_queues_own_ordering(
     high = await new_client.submit({"Cmd": "/bin/true"}, priority=5)
     node = start_node("--slots", "1")
     assert [(await new_client.end(job)).status for job in (low, high)] == [4, 4]
+    await node.seen("job running", 2)
     assert [event["job"] for event in node.events("job running")] == [high, low]
 
 

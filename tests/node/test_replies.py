@@ -100,7 +100,7 @@ async def test_start_may_refuse_a_job(start_node: Callable[..., Node], new_clien
     reply = await new_client.reply(job)
     assert (reply.status, "START" in reply.headers["LastRejMatchReason"]) == (1, True)
     assert (await new_client.run({"Cmd": "/bin/true", "Owner": "alice", "JobPrio": 3})).status == 4
-    assert node.events("job rejected", job=job)
+    await node.seen("job rejected", job=job)
 
 
 @pytest.mark.parametrize(
