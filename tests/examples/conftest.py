@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -58,6 +60,22 @@ def on_broker_j(broker_j: PrivateBrokerJ) -> Iterator[Grid]:
 def on_rabbitmq4(rabbitmq4: PrivateRabbitMQ) -> Iterator[Grid]:
     with _grid(rabbitmq4.url10) as grid:
         yield replace(grid, prefix="/queues/")
+
+
+@pytest.fixture(scope="session")
+def on_carod_broker() -> Iterator[Grid]:
+    """The broker in the box, as its command runs it."""
+    command = [sys.executable, "-m", "carod.cli", "broker", "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        try:
+            ready = process.stderr.readline()
+            url = re.search(r"broker=(amqp10://\S+)", ready)
+            assert url, f"the broker did not start: {ready}"
+            with _grid(url[1]) as grid:
+                yield grid
+        finally:
+            process.terminate()
 
 
 @contextmanager

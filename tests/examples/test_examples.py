@@ -53,7 +53,7 @@ def words_of_failure(run: Run) -> str:
     return run.stderr
 
 
-@on("broker_j", "rabbitmq4")
+@on("broker_j", "rabbitmq4", "carod_broker")
 def test_hello_grid_shows_the_status_messages_and_the_jobs_output(run: Start, example: str, grid: Grid) -> None:
     hello = run(grid.url, grid.address, **grid.environ)
     assert (hello.code(), hello.stderr) == (0, "")
@@ -89,7 +89,7 @@ def test_a_job_that_cannot_run_fails_with_the_reason(run: Start, example: str, g
     assert reason in words_of_failure(job)
 
 
-@on("broker_j", "rabbitmq4")
+@on("broker_j", "rabbitmq4", "carod_broker")
 def test_a_queue_that_does_not_exist_is_named(run: Start, grid: Grid) -> None:
     queue = f"no-such-queue-{secrets.token_hex(4)}"
     words = words_of_failure(run(grid.url, grid.prefix + queue, PATIENCE="1", **grid.environ))

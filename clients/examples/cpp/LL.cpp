@@ -20,6 +20,7 @@
 #include <proton/uuid.hpp>
 #include <zip.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <memory>
@@ -58,12 +59,15 @@ public:
     /// Empty if the job completed with exit code 0.
     std::string failure() const { return failure_; }
 
-    void on_container_start(proton::container& container) override { container.connect(url_, proton::connection_options().sasl_allow_insecure_mechs(true)); }
+    void on_container_start(proton::container& container) override {
+        // PLAIN too, without TLS.
+        container.connect(url_, proton::connection_options().sasl_allow_insecure_mechs(true));
+    }
 
     void on_connection_open(proton::connection& connection) override {
         const char* named = std::getenv("REPLY_QUEUE");
-        connection.open_receiver(named ? named : "", proton::receiver_options().source(
-            proton::source_options().dynamic(!named)));
+        auto source = proton::source_options().dynamic(!named);
+        connection.open_receiver(named ? named : "", proton::receiver_options().source(source));
     }
 
     void on_receiver_open(proton::receiver& replies) override {
@@ -99,7 +103,10 @@ public:
         }
     }
 
-    void on_tracker_reject(proton::tracker& tracker) override { end(tracker, "the queue did not take the job"); }
+    void on_tracker_reject(proton::tracker& tracker) override {
+        end(tracker, "queue '" + queue_ + "' did not take the job: is a node running?");
+    }
+
     void on_tracker_release(proton::tracker& tracker) override { on_tracker_reject(tracker); }
 
     void on_sender_error(proton::sender& sender) override {

@@ -79,7 +79,8 @@ public class HelloQpidJMS {
                 var files = unzip(body);
                 System.out.print(files.get("_condor_stdout"));
                 if (!"0".equals(reply.getStringProperty("ExitCode"))) { // there is none if a signal ended it
-                    throw new IOException(files.get("_condor_stderr") + "ExitReason=" + reply.getStringProperty("ExitReason"));
+                    String reason = reply.getStringProperty("ExitReason");
+                    throw new IOException(files.get("_condor_stderr") + "ExitReason=" + reason);
                 }
                 return true;
             default:

@@ -57,7 +57,7 @@ public class HelloRabbitMQ {
                     }
                 },
                 tag -> done.completeExceptionally(new IOException("the reply queue is gone")),
-                (tag, reason) -> done.completeExceptionally(new IOException("connection lost: " + reason.getMessage())));
+                (tag, lost) -> done.completeExceptionally(new IOException("connection lost: " + lost.getMessage())));
         // What no queue takes comes back: mandatory.
         channel.addReturnListener(returned -> done.completeExceptionally(
                 new IOException("no queue '" + queue + "' on the broker: is a node running?")));

@@ -44,7 +44,8 @@ const named = process.env.REPLY_QUEUE;
 connection.open_receiver({ source: named ? { address: named } : { dynamic: true } });
 
 container.on('receiver_open', ({ receiver }) => {
-  const job = { message_id: randomUUID(), reply_to: receiver.source.address, application_properties: { Cmd, Arguments } };
+  const reply_to = receiver.source.address;
+  const job = { message_id: randomUUID(), reply_to, application_properties: { Cmd, Arguments } };
   connection.open_sender(queue).once('sendable', ({ sender }) => sender.send(job));
 });
 container.on('message', ({ message }) => {
@@ -55,7 +56,7 @@ container.on('message', ({ message }) => {
   }
 });
 for (const outcome of ['rejected', 'released']) {
-  container.on(outcome, () => end(connection, `queue '${queue}' did not take the job`));
+  container.on(outcome, () => end(connection, `queue '${queue}' did not take the job: is a node running?`));
 }
 container.on('sender_error', ({ sender: { error } }) => {
   end(connection, `no queue '${queue}' on the broker: is a node running? ${error.description}`);

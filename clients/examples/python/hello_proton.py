@@ -69,7 +69,7 @@ class HelloGrid(MessagingHandler):
         self.failure = f"no connection to {self.url.rpartition('@')[2]}: {text(event.transport.condition)}"
 
     def on_rejected(self, event: Event) -> None:
-        self.end(event, f"queue {self.queue!r} did not take the job")
+        self.end(event, f"queue {self.queue!r} did not take the job: is a node running?")
 
     on_released = on_rejected
 

@@ -21,7 +21,8 @@ func main() {
 	log.SetFlags(0)
 	url := cmp.Or(os.Getenv("CAROD_BROKER"), "amqp://guest:guest@localhost:5672")
 	args := append(os.Args[1:], []string{url, "grid", "/bin/echo", "Hello Grid"}[min(len(os.Args)-1, 4):]...)
-	if err := run(context.Background(), args[0], args[1], amqp.Table{"Cmd": args[2], "Arguments": args[3]}); err != nil {
+	job := amqp.Table{"Cmd": args[2], "Arguments": args[3]}
+	if err := run(context.Background(), args[0], args[1], job); err != nil {
 		log.Fatal(err)
 	}
 }

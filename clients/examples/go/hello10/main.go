@@ -23,7 +23,8 @@ func main() {
 	log.SetFlags(0)
 	url := cmp.Or(os.Getenv("CAROD_BROKER"), "amqp://localhost:5672")
 	args := append(os.Args[1:], []string{url, "grid", "/bin/echo", "Hello Grid"}[min(len(os.Args)-1, 4):]...)
-	if err := run(context.Background(), args[0], args[1], map[string]any{"Cmd": args[2], "Arguments": args[3]}); err != nil {
+	job := map[string]any{"Cmd": args[2], "Arguments": args[3]}
+	if err := run(context.Background(), args[0], args[1], job); err != nil {
 		log.Fatal(err)
 	}
 }
@@ -53,7 +54,7 @@ func run(ctx context.Context, url, grid string, job map[string]any) error {
 	message.Properties = &amqp.MessageProperties{MessageID: rand.Text(), ReplyTo: &replyTo}
 	message.ApplicationProperties = job
 	if err := sender.Send(ctx, message, nil); err != nil {
-		return fmt.Errorf("queue %q did not take the job: %w", grid, err)
+		return fmt.Errorf("queue %q did not take the job: is a node running? %w", grid, err)
 	}
 	for {
 		reply, err := replies.Receive(ctx, nil)
