@@ -50,6 +50,7 @@ class AgentConfig:
     job_window_min: int = knob(16, "... and at least so many")
     ping_interval: float = knob(10.0, "between questions to the nodes for their slots", "s")
     control_timeout: float = knob(1.0, "a node has so long to answer an order about its job", "s")
+    audit_interval: float = knob(30.0, "between looks for jobs that the grid has lost", "s")
     history_max_age: float = knob(
         7 * 86_400.0, "jobs that are over are forgotten after so long, with their results", "s"
     )
@@ -95,7 +96,7 @@ def load(
         refuse(settings, "SCHEDD_NAME", NAME_MEND)
     if settings.config.job_window_min < 1:
         refuse(settings, "JOB_WINDOW_MIN", "at least 1, or no job would ever reach the grid")
-    for name in ("PING_INTERVAL", "CONTROL_TIMEOUT", "QMF_HEARTBEAT_INTERVAL"):
+    for name in ("PING_INTERVAL", "CONTROL_TIMEOUT", "AUDIT_INTERVAL", "QMF_HEARTBEAT_INTERVAL"):
         if getattr(settings.config, name.lower()) < 0.05:
             refuse(settings, name, "at least 0.05 s")
     return settings

@@ -63,8 +63,8 @@ from qmf_agent.records import NODES_OWN, Reported
 from qmf_agent.spool import INLINE
 
 log = logging.getLogger("carod.dispatch")
-CREDIT = 64
-"""Replies that are being written down at a time."""
+CREDIT = 16
+"""Replies that are being written down at a time, and in memory with their results."""
 TAKE_AT_ONCE = 200
 PING_WAIT = 0.5
 """Seconds that nodes have to answer when nobody knows how many there are."""
@@ -74,9 +74,9 @@ ASKED_AT_ONCE = 50
 CONFIRM_DELAY = 0.005
 """Seconds in which confirms are gathered for one transaction: nothing waits for them."""
 BUSY_PAUSE = 1.0
-AUDIT_INTERVAL = 30.0
-SENT_AGE, STARTED_AGE = 60.0, 900.0
-"""Seconds without a word after which it is asked for a job that was sent, or started: nodes update every 300 s."""
+SENT_ROUNDS, STARTED_ROUNDS = 2, 30
+"""Times AUDIT_INTERVAL without a word after which it is asked for a job that was sent, or started: nodes send an update
+every 300 s."""
 SECOND_COPY: dict[str, HeaderValue] = {"x-carod-requeued": True, "x-carod-parked-for": 1e9}
 """Marks that have a node ask who has a job, and run it at once if nobody does."""
 
@@ -290,7 +290,7 @@ class Dispatcher:
     async def _keep_auditing(self) -> None:
         """Ask for jobs of which nothing was heard for long, when nothing waits on the broker: it may have lost them."""
         while True:
-            await asyncio.sleep(AUDIT_INTERVAL)
+            await asyncio.sleep(self._config.audit_interval)
             with contextlib.suppress(TransportError):
                 await self._audit()
 
@@ -303,7 +303,7 @@ class Dispatcher:
             return
         for job in lost:
             event(log, "job is lost on the grid", logging.WARNING, job=self._queue.name_of(job.id))
-            await self._queue.send_again(job.id, job.life)
+            await self._queue.lost(job.id, job.life)
         await self._ask_and_send(lost)
 
     async def _nothing_waits(self) -> bool:
@@ -312,10 +312,10 @@ class Dispatcher:
 
     async def _silent(self) -> list[JobRecord]:
         now = time.time()
-        ages = ((Stage.SENT, SENT_AGE), (Stage.STARTED, STARTED_AGE), (Stage.ENDING, STARTED_AGE))
+        rounds = ((Stage.SENT, SENT_ROUNDS), (Stage.STARTED, STARTED_ROUNDS), (Stage.ENDING, STARTED_ROUNDS))
         found: list[JobRecord] = []
-        for stage, age in ages:
-            before = int((now - age) * 1e9)
+        for stage, count in rounds:
+            before = int((now - count * self._config.audit_interval) * 1e9)
             found += await self._queue.store.read(lambda db, s=stage, b=before: lookup.silent(db, s, b))  # type: ignore[misc]
         return found
 

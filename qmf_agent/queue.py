@@ -246,9 +246,9 @@ class JobQueue:
         code = HoldReasonCode.TRANSFER_INPUT_ERROR
         self.applied(await self.store.write(lambda db: records.not_sendable(db, job, life, reason, code)))
 
-    async def send_again(self, job: JobId, life: int) -> None:
-        """Nobody has it: whoever asks next what is uncertain hears of it."""
-        self.applied(await self.store.write(lambda db: records.send_again(db, job, life)))
+    async def lost(self, job: JobId, life: int) -> None:
+        """Nobody has it: it is uncertain whether it was ever sent."""
+        self.applied(await self.store.write(lambda db: records.lost(db, job, life)))
 
     def _not_written(self, error: BaseException) -> None:  # then it is uncertain, as after a crash
         event(log, "not written", logging.ERROR, reason=str(error))

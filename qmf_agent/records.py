@@ -270,12 +270,17 @@ def not_sendable(db: sqlite3.Connection, job_id: JobId, life: int, reason: str, 
     return [_save(db, replace(job, ad=ad), JobStatus.HELD, Stage.WAITING, "agent", reason)]
 
 
-def send_again(db: sqlite3.Connection, job_id: JobId, life: int) -> list[Change]:
-    """Nobody has a job's message any more: it is uncertain whether it was ever sent."""
+def lost(db: sqlite3.Connection, job_id: JobId, life: int) -> list[Change]:
+    """Nobody has a job's message any more: it is as uncertain as before it was sent. What was ending has ended."""
     job = load(db, job_id)
-    if job is None or job.life != life or job.stage not in (Stage.SENT, Stage.STARTED):
+    if job is None or job.life != life or job.stage not in (Stage.SENT, Stage.STARTED, Stage.ENDING):
         return []
-    return [_save(db, job, JobStatus.IDLE, Stage.INTENT, "agent", "no node has it, and it does not wait on the broker")]
+    why = "no node has it, and it does not wait on the broker"
+    if job.stage is not Stage.ENDING:
+        return [_save(db, job, JobStatus.IDLE, Stage.INTENT, "agent", why)]
+    if job.status is JobStatus.IDLE:
+        job = _new_life(job)
+    return [_save(db, job, job.status, Stage.OVER if job.status in OVER else Stage.WAITING, "", "")]
 
 
 # -- what nodes report -------------------------------------------------------------------------------------------

@@ -242,6 +242,36 @@ async def test_a_node_that_is_not_reached_is_said_and_the_order_is_kept(
         assert (await console.job(job))["JobStatus"] == 5
 
 
+async def test_a_job_that_the_broker_lost_is_sent_again(start_agent: Start, start_node: StartNode) -> None:
+    agent = start_agent(AUDIT_INTERVAL=0.5)
+    async with a_console(agent.url, agent.agent) as console:
+        jobs = [await console.submit() for _ in range(3)]
+        end = time.monotonic() + PATIENCE
+        while await depth(agent.url, agent.queue) < 3:
+            assert time.monotonic() < end
+            await asyncio.sleep(0.02)
+        transport = open_transport(Endpoint(agent.url))
+        await transport.connect()
+        await transport.delete(agent.queue)
+        await transport.close()
+        await agent.seen("job sent again", 3)
+        start_node("--slots", "1")
+        for job in jobs:
+            assert (await console.until(job, 4))["NumJobStarts"] == 1
+
+
+async def test_memory_is_for_the_window_and_not_for_the_queue(start_agent: Start) -> None:
+    agent = start_agent()
+    async with a_console(agent.url, agent.agent) as console:
+        ads = [{"Cmd": "/bin/sleep", "Args": str(number), "Owner": "t"} for number in range(500)]
+        await console.do("SubmitJobs", Ads=ads)
+        before = agent.rss
+        for _ in range(20):
+            await console.do("SubmitJobs", Ads=ads)
+        assert (await console.objects("Scheduler"))[0]["TotalIdleJobs"] == 10_500
+        assert agent.rss - before < 60 << 20
+
+
 # -- bounds ----------------------------------------------------------------------------------------------------
 
 
