@@ -59,16 +59,16 @@ class Script:
 
 
 @pytest.fixture
-def script(broker_url: str, agent: AgentProcess) -> Iterator[Script]:
+def script(agent_url: str, agent: AgentProcess) -> Iterator[Script]:
     life = Life()
     with Session(life, rcvObjects=False) as session:
-        session.addBroker(broker_url)
+        session.addBroker(agent_url)
         (scheduler,) = session.getObjects(_class="scheduler", _package="mrg.grid", Name=agent.name)
         yield Script(session, life, scheduler)
 
 
-def test_the_script_of_2009_submits_a_job_that_runs(broker_url: str, script: Script) -> None:
-    text = SEED_SCRIPT.read_text().replace("amqp://localhost:5672", broker_url).replace('"120"', '"2"')
+def test_the_script_of_2009_submits_a_job_that_runs(agent_url: str, script: Script) -> None:
+    text = SEED_SCRIPT.read_text().replace("amqp://localhost:5672", agent_url).replace('"120"', '"2"')
     ran = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=PATIENCE)
     assert (ran.returncode, ran.stderr) == (0, "")
     assert "Job status: " in ran.stdout and "  Cmd = /bin/sleep\n" in ran.stdout

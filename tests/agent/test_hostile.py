@@ -263,17 +263,17 @@ class Attacker:
 
 
 @pytest.fixture
-def attacker(broker_url: str, agent: AgentProcess) -> Iterator[Attacker]:
+def attacker(agent_url: str, agent: AgentProcess) -> Iterator[Attacker]:
     """One who attacks a real agent with its real job queue."""
     loop, stack = Loop("attacker"), AsyncExitStack()
-    console = loop.call(stack.enter_async_context(a_console(broker_url, agent.agent)))
+    console = loop.call(stack.enter_async_context(a_console(agent_url, agent.agent)))
     yield Attacker(loop, console)
     loop.call(stack.aclose())
     loop.stop()
 
 
 GENERATED = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 
 
