@@ -138,6 +138,7 @@ def _queue_attributes(queue: Queue) -> dict[str, Any]:
 def _statistics(queue: Queue) -> dict[str, Any]:
     return {
         "queueDepthMessages": queue.waiting + queue.unsettled,
+        "queueDepthBytes": queue.size,
         "availableMessages": queue.waiting,
         "unacknowledgedMessages": queue.unsettled,
         "consumerCount": len(queue.consumers),

@@ -99,6 +99,8 @@ class Queue:
         self.consumers: dict[Consumer, None] = {}
         self.waiting = 0
         self.unsettled = 0
+        self.size = 0
+        """Bytes of both."""
         self.next_expiry = float("inf")
         self._memory, self._dead_letter, self._on_expiring = memory, dead_letter, on_expiring
         self._levels: list[deque[Entry]] = [deque() for _ in range(PRIORITIES)]
@@ -109,6 +111,7 @@ class Queue:
 
     def put(self, message: Stored) -> None:
         entry = Entry(message, self.traits.ttl)
+        self.size += entry.size
         self._memory.take(entry.size)
         self._levels[PRIORITIES - 1 - message.priority].append(entry)
         self.waiting += 1
@@ -175,16 +178,17 @@ class Queue:
         over = entry.message.expires is not None and entry.message.expires <= now
         self._drop(entry, None if over else self.traits.alternate)
 
-    def _drop(self, entry: Entry, alternate: tuple[str, str] | None) -> None:
+    def _drop(self, entry: Entry, alternate: tuple[str, str] | None = None) -> None:
         if alternate is not None:
             self._dead_letter(alternate, entry.message)
+        self.size -= entry.size
         self._memory.give(entry.size)
 
     # -- deliveries that have an end ---------------------------------------------------------------------------
 
     def accept(self, entry: Entry) -> None:
         self.unsettled -= 1
-        self._memory.give(entry.size)
+        self._drop(entry)
 
     def reject(self, entry: Entry) -> None:
         self.unsettled -= 1
