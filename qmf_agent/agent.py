@@ -17,10 +17,10 @@ from carod.qmf import AgentName
 from qmf_agent.bus import Bus
 from qmf_agent.config import AgentConfig
 from qmf_agent.dispatch import Dispatcher
+from qmf_agent.jobqueue.queue import JobQueue
+from qmf_agent.jobqueue.store import StoreError
 from qmf_agent.methods import Grid
 from qmf_agent.objects import Objects
-from qmf_agent.queue import JobQueue
-from qmf_agent.store import StoreError
 from qmf_agent.userlogs import UserLogs
 
 log = logging.getLogger("carod.agent")

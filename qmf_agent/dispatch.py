@@ -54,13 +54,13 @@ from carod.amqp import (
 from carod.control import EVERYONE, Action, Answer, Asker, BadRequest, Request, answer, job_key
 from carod.job import KEEPER, JobStatus
 from carod.log import event
-from qmf_agent import lookup, records
-from qmf_agent.ads import Ad
-from qmf_agent.jobs import FINAL, OVER, JobId, JobRecord, Report, Stage, read_message_id, report
+from qmf_agent.jobqueue import lookup, records
+from qmf_agent.jobqueue.ads import Ad
+from qmf_agent.jobqueue.jobs import FINAL, OVER, JobId, JobRecord, Report, Stage, read_message_id, report
+from qmf_agent.jobqueue.queue import JobQueue
+from qmf_agent.jobqueue.records import NODES_OWN, Reported
+from qmf_agent.jobqueue.spool import INLINE
 from qmf_agent.pool import Pool
-from qmf_agent.queue import JobQueue
-from qmf_agent.records import NODES_OWN, Reported
-from qmf_agent.spool import INLINE
 
 log = logging.getLogger("carod.dispatch")
 CREDIT = 16

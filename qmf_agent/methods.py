@@ -14,17 +14,17 @@ from typing import Any
 
 from carod.control import Action
 from carod.log import event
-from qmf_agent import lookup, records
-from qmf_agent.ads import Ad, check_ad, check_name, quoted, read_ad, read_value, shown_ad, text_of
-from qmf_agent.constraint import Constraint, full_ad, projected
 from qmf_agent.dispatch import Dispatcher
 from qmf_agent.dispatch import log as dispatch_log
-from qmf_agent.jobs import NAMES, ORDERS, OVER, JobId, JobRecord, Order
-from qmf_agent.lookup import read_id
+from qmf_agent.jobqueue import lookup, records
+from qmf_agent.jobqueue.ads import Ad, check_ad, check_name, quoted, read_ad, read_value, shown_ad, text_of
+from qmf_agent.jobqueue.constraint import Constraint, full_ad, projected
+from qmf_agent.jobqueue.jobs import NAMES, ORDERS, OVER, JobId, JobRecord, Order
+from qmf_agent.jobqueue.lookup import read_id
+from qmf_agent.jobqueue.queue import JobQueue, May
+from qmf_agent.jobqueue.records import NewJob
 from qmf_agent.model import MAX_DATA, Code, Listener, ManagedObject, MethodError
 from qmf_agent.objects import Objects, Pages
-from qmf_agent.queue import JobQueue, May
-from qmf_agent.records import NewJob
 
 Arguments = Mapping[str, Any]
 Handler = Callable[[str, Arguments, str | None], Awaitable[dict[str, Any]]]

@@ -11,16 +11,16 @@ from functools import partial
 from typing import Any
 
 from carod.job import JobStatus
-from qmf_agent import lookup, records
-from qmf_agent.ads import show
-from qmf_agent.constraint import full_ad
 from qmf_agent.dispatch import Dispatcher
-from qmf_agent.jobs import JobId, JobRecord, read_message_id
-from qmf_agent.lookup import PAGE, SubmissionRecord, job_condition, read_id
+from qmf_agent.jobqueue import lookup, records
+from qmf_agent.jobqueue.ads import show
+from qmf_agent.jobqueue.constraint import full_ad
+from qmf_agent.jobqueue.jobs import JobId, JobRecord, read_message_id
+from qmf_agent.jobqueue.lookup import PAGE, SubmissionRecord, job_condition, read_id
+from qmf_agent.jobqueue.queue import JobQueue
+from qmf_agent.jobqueue.totals import Tally
 from qmf_agent.model import ManagedObject, Reference
 from qmf_agent.pool import Slot
-from qmf_agent.queue import JobQueue
-from qmf_agent.totals import Tally
 
 Pages = AsyncGenerator[list[ManagedObject], None]
 IDLE, RUNNING, HELD, REMOVED = JobStatus.IDLE, JobStatus.RUNNING, JobStatus.HELD, JobStatus.REMOVED

@@ -17,10 +17,10 @@ from carod.classad import ClassAd
 from carod.eventlog import EventKind, EventLog, EventLogError
 from carod.job import JobStatus
 from carod.log import event
-from qmf_agent import records
-from qmf_agent.constraint import as_classad, full_ad
-from qmf_agent.jobs import Change
-from qmf_agent.queue import JobQueue
+from qmf_agent.jobqueue import records
+from qmf_agent.jobqueue.constraint import as_classad, full_ad
+from qmf_agent.jobqueue.jobs import Change
+from qmf_agent.jobqueue.queue import JobQueue
 
 log = logging.getLogger("carod.userlogs")
 MOST_WAITING = 100_000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from qmf_agent.ads import EXPRESSION, MAX_TEXT, check_ad, check_name, read_ad, read_value, shown_ad
+from qmf_agent.jobqueue.ads import EXPRESSION, MAX_TEXT, check_ad, check_name, read_ad, read_value, shown_ad
 from qmf_agent.model import Code, MethodError
 
 

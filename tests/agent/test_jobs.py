@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from carod.control import Action
 from carod.job import JobStatus
-from qmf_agent.jobs import (
+from qmf_agent.jobqueue.jobs import (
     FINAL,
     GRID_BITS,
     MAX_CLUSTER,

@@ -13,12 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from carod.amqp import HeaderValue
 from carod.job import JobStatus
-from qmf_agent import lookup, records
-from qmf_agent.constraint import Constraint
-from qmf_agent.jobs import OVER, Change, JobId, JobRecord, Order, Report, Stage
+from qmf_agent.jobqueue import lookup, records
+from qmf_agent.jobqueue.constraint import Constraint
+from qmf_agent.jobqueue.jobs import OVER, Change, JobId, JobRecord, Order, Report, Stage
+from qmf_agent.jobqueue.records import NewJob
+from qmf_agent.jobqueue.totals import Totals
 from qmf_agent.model import Code, MethodError
-from qmf_agent.records import NewJob
-from qmf_agent.totals import Totals
 
 LEGAL = {
     JobStatus.IDLE: {Stage.WAITING, Stage.INTENT, Stage.SENT, Stage.ENDING},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from qmf_agent.store import Store, StoreError
+from qmf_agent.jobqueue.store import Store, StoreError
 
 SCHEMA = "CREATE TABLE IF NOT EXISTS t (n INTEGER PRIMARY KEY)"
 
@@ -76,7 +76,7 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
 
 KILLED = """
 import asyncio, os, sys
-from qmf_agent.store import Store
+from qmf_agent.jobqueue.store import Store
 async def main():
     store = Store(sys.argv[1], {schema!r})
     for number in range(10_000):

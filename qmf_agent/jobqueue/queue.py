@@ -16,15 +16,15 @@ from typing import TypeVar
 
 from carod.job import HoldReasonCode, JobStatus
 from carod.log import event
-from qmf_agent import clusters, lookup, records
-from qmf_agent.ads import Ad
 from qmf_agent.config import AgentConfig
-from qmf_agent.jobs import Change, JobId, JobRecord, Order, Report, message_id
+from qmf_agent.jobqueue import clusters, lookup, records
+from qmf_agent.jobqueue.ads import Ad
+from qmf_agent.jobqueue.jobs import Change, JobId, JobRecord, Order, Report, message_id
+from qmf_agent.jobqueue.records import NewJob, Ordered, Reported
+from qmf_agent.jobqueue.spool import Spool
+from qmf_agent.jobqueue.store import Store, Work
+from qmf_agent.jobqueue.totals import Totals
 from qmf_agent.model import Code, Event, Listener, MethodError
-from qmf_agent.records import NewJob, Ordered, Reported
-from qmf_agent.spool import Spool
-from qmf_agent.store import Store, Work
-from qmf_agent.totals import Totals
 
 log = logging.getLogger("carod.queue")
 T = TypeVar("T")

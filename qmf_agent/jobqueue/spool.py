@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, BinaryIO
 
-from qmf_agent.jobs import JobId
+from qmf_agent.jobqueue.jobs import JobId
 from qmf_agent.model import MAX_DATA, Code, MethodError
 
 INLINE = 1 << 16

@@ -18,8 +18,8 @@ from typing import Any
 from carod.amqp import HeaderValue
 from carod.control import Action
 from carod.job import NODE_ATTRIBUTES, JobStatus
-from qmf_agent.ads import PROTECTED, Ad, quoted, text_of
-from qmf_agent.jobs import (
+from qmf_agent.jobqueue.ads import PROTECTED, Ad, quoted, text_of
+from qmf_agent.jobqueue.jobs import (
     FINAL,
     GRID_BITS,
     MAX_LIFE,

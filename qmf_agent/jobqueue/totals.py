@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from carod.job import JobStatus
-from qmf_agent.jobs import OUT, OVER, Change, Stage
+from qmf_agent.jobqueue.jobs import OUT, OVER, Change, Stage
 
 WINDOW = 300.0
 """Seconds that the statistics without Cum in their names look back (HTCondor's WINDOWED_STAT_WIDTH)."""

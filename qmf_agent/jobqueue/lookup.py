@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from carod.job import JobStatus
-from qmf_agent.jobs import MAX_CLUSTER, MAX_PROC, PROC_BITS, JobId, JobRecord, Stage
-from qmf_agent.records import COLUMNS, FROM, record
+from qmf_agent.jobqueue.jobs import MAX_CLUSTER, MAX_PROC, PROC_BITS, JobId, JobRecord, Stage
+from qmf_agent.jobqueue.records import COLUMNS, FROM, record
 
 PAGE = 250
 """Jobs in one page: some hundred KB, and a few ms of the reader's time."""

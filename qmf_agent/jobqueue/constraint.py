@@ -15,8 +15,8 @@ from typing import Any
 
 from carod.amqp import HeaderValue
 from carod.classad import ClassAd, ClassAdSyntaxError, Expr, parse_value
-from qmf_agent.jobs import JobRecord
-from qmf_agent.lookup import Condition, jobs
+from qmf_agent.jobqueue.jobs import JobRecord
+from qmf_agent.jobqueue.lookup import Condition, jobs
 from qmf_agent.model import Code, MethodError
 
 SLICE = 0.05

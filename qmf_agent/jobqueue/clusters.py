@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from qmf_agent import records
-from qmf_agent.jobs import MAX_PROC, Change, JobId
+from qmf_agent.jobqueue import records
+from qmf_agent.jobqueue.jobs import MAX_PROC, Change, JobId
+from qmf_agent.jobqueue.records import NewJob
 from qmf_agent.model import Code, MethodError
-from qmf_agent.records import NewJob
 
 Share = Callable[[JobId, JobId], None]
 """Give the input of one job to another, too; raises OSError."""
