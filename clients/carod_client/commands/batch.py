@@ -149,7 +149,7 @@ class Batch:
         shipment = packer.shipment(job)
         body = packer.body(shipment) if shipment.at_once else await asyncio.to_thread(packer.body, shipment)
         ad = shipment.ad
-        diary = Diary(job, grid.endpoint.safe_url.rpartition("@")[2].partition("/")[0], self._complain)
+        diary = Diary(job, f"{grid.endpoint.host}:{grid.endpoint.port}", self._complain)
         diary.submitted()
 
         def heard(reply: Reply) -> None:

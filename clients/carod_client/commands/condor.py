@@ -12,7 +12,7 @@ import click
 
 from carod.amqp import BadEndpoint
 from carod.classad import ClassAd
-from carod_client.agent import Agent, NoAgent
+from carod_client.agent import UNKNOWN_JOB, Agent, AgentRefused, NoAgent
 from carod_client.commands.command import Code, grid_options
 from carod_client.commands.printing import (
     AutoFormat,
@@ -192,7 +192,8 @@ def guarded(work: Callable[[], Code]) -> None:
         code = Code.NOBODY
     except GridError as error:
         complain(error)
-        code = Code.FAILED
+        unknown = isinstance(error, AgentRefused) and error.status == UNKNOWN_JOB
+        code = Code.NOBODY if unknown else Code.FAILED
     except KeyboardInterrupt:
         code = Code.INTERRUPTED
     except BrokenPipeError:  # whoever read our output has gone, as `head` does

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from carod.classad import ClassAd
-from carod_client.agent import UNKNOWN_JOB, WRONG_STATE, Agent, AgentRefused, JobName, status_of
+from carod_client.agent import WRONG_STATE, Agent, AgentRefused, JobName, status_of
 from carod_client.commands.command import Code
 from carod_client.commands.condor import agent_options, complain, condor_command, run_agent
 from carod_client.errors import GridError
@@ -60,7 +60,7 @@ def fetch(job: str, file: str | None, directory: Path | None, as_list: bool, **o
             return Code.DONE
         return _all_files(agent, name, directory)
 
-    run_agent(lambda agent: _judged(lambda: work(agent)), **options)
+    run_agent(work, **options)
 
 
 @condor_command("tail", "Print the end of what a job of the agent prints.")
@@ -91,7 +91,7 @@ def tail(job: str, file: str | None, errors: bool, maxbytes: int, **options: Any
             sys.stdout.buffer.write(piece)
         return Code.DONE
 
-    run_agent(lambda agent: _judged(lambda: work(agent)), **options)
+    run_agent(work, **options)
 
 
 def stream_name(ad: ClassAd, attribute: str) -> str:
@@ -138,13 +138,4 @@ def _all_files(agent: Agent, name: JobName, directory: Path | None) -> Code:
         count = len(written)
         if sys.stderr.isatty():
             print(f"carod: job {one}: {count} file{'s' if count != 1 else ''}", file=sys.stderr)
-    return code
-
-
-def _judged(work: Any) -> Code:
-    try:
-        code: Code = work()
-    except AgentRefused as error:
-        complain(error)
-        return Code.NOBODY if error.status == UNKNOWN_JOB else Code.FAILED
     return code

@@ -6,6 +6,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import click
 
@@ -173,4 +174,4 @@ def _noting(ads: Iterable[ClassAd], statuses: list[int]) -> Iterator[ClassAd]:
 
 
 def _place(url: str) -> str:
-    return url.rpartition("@")[2].partition("/")[0]
+    return urlsplit(url).netloc.rpartition("@")[2]
