@@ -1,4 +1,4 @@
-"""The agent's objects as consoles see them: each class one function, its values by name (schema.py has the meanings)."""
+"""The agent's objects as consoles see them: each class one function, values by name (their meanings: schema.py)."""
 
 from __future__ import annotations
 
