@@ -1,4 +1,4 @@
-"""The agent's objects as consoles see them: each class one function, values by name (their meanings: schema.py)."""
+"""The agent's objects as consoles see them: each class one function, its values by name; see also schema.py."""
 
 from __future__ import annotations
 
