@@ -31,7 +31,7 @@ class PrivateEmbedded:
     def __init__(self) -> None:
         if importlib.util.find_spec("proton") is None:
             raise BrokerUnavailable(
-                "carod's own broker needs Qpid Proton, which is not installed; pip builds it with a C compiler"
+                "carod's own broker needs Qpid Proton, which is not installed (pip builds it with a C compiler)"
             )
         self._process = BrokerProcess("broker")
         (self.port,) = free_ports(1)

@@ -267,7 +267,8 @@ class Incoming:
         """Take what has come, as far as there is room for it."""
         link = self.link
         while not isnull(delivery := pn_link_current(link)):
-            if not self._size and not self._refused and not self.connection.may_send():
+            begins = not self._size and not self._refused
+            if begins and not self.connection.may_send() and self.address != management.ADDRESS:
                 self._broker.stalled[self] = None
                 self._broker.memory.wanted = True
                 return
