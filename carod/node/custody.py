@@ -135,9 +135,10 @@ class Custody:
         self.claims = Claims(config.node_name, 2 * config.adoption_wait)
 
     def connected(self, away: float) -> None:
-        """A connection has begun after so many seconds without one.
+        """A connection has begun after so many seconds without one; for ever, if it is our first.
 
-        If it is the broker that was away, and for most of the time that a job is parked, others have yet to come back.
+        If we were away for most of the time that a job is parked, we have not heard who claimed it; and if it is the
+        broker that was away, others have yet to come back.
         """
         if away > self._config.adoption_wait / 2:
             self._all_back_at = time.monotonic() + self._config.adoption_wait / 2

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import random
 import signal
@@ -228,8 +229,7 @@ class Node:
 
     async def _go_online(self) -> None:
         await self.transport.connect()
-        if self._connections:
-            self._custody.connected(time.monotonic() - self._offline_since)
+        self._custody.connected(time.monotonic() - self._offline_since if self._connections else math.inf)
         self._connections += 1
         asyncio.ensure_future(self.transport.wait_closed()).add_done_callback(lambda _: self._asker.lost())
         await declare(self.transport, self.config)
