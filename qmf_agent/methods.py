@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any
 
 from carod.control import Action
+from carod.job import JobStatus
 from carod.log import event
 from qmf_agent.dispatch import Dispatcher
 from qmf_agent.dispatch import log as dispatch_log
@@ -31,6 +32,8 @@ Handler = Callable[[str, Arguments, str | None], Awaitable[dict[str, Any]]]
 MAX_ADS = 1000
 """Jobs in one SubmitJobs: some hundred KB of a message, some ten ms of the writer's time."""
 MAX_FOUND = 500
+SUBMITTED_ON_HOLD = 15
+"""HTCondor's HoldReasonCode for a job that its submitter wants held from the start."""
 OWNER = re.compile(r"[^\s/@\"'\\]{1,64}")
 SUMMARY = ("GlobalJobId", "Cmd", "Args", "Arguments", "HoldReason", "ReleaseReason", "RemoveReason", "RemoteHost")
 
@@ -143,6 +146,7 @@ class Grid:
         submission = _given_text(ad, names, "submission")
         key = _given_text(ad, names, "submitkey")
         prio = ad.get(names.get("jobprio", ""), 0)
+        held = ad.get(names.get("jobstatus", "")) == JobStatus.HELD
         ad = {name: value for name, value in ad.items() if name.lower() not in records.NOT_SUBMITTED}
         names = {name.lower(): name for name in ad}
         check_ad(ad)
@@ -151,7 +155,9 @@ class Grid:
         ad["Owner"] = quoted(owner)
         if user is not None:
             ad["AuthenticatedIdentity"] = quoted(user)
-        return NewJob(ad, owner, user, submission, prio if isinstance(prio, int) else 0, key)
+        if held:  # as condor_submit has it for `hold = true`
+            ad |= {"HoldReason": quoted("submitted on hold at user's request"), "HoldReasonCode": SUBMITTED_ON_HOLD}
+        return NewJob(ad, owner, user, submission, prio if isinstance(prio, int) else 0, key, held=held)
 
     def _owner(self, ad: Ad, names: Mapping[str, str], user: str | None) -> str:
         """Owner: whom the broker knows the submitter as, else, or for those who are trusted, what the ad says."""

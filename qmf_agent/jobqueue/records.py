@@ -80,7 +80,7 @@ MAX_STEP_TEXT = 1000
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """A job to be submitted; `input` is the size of its spooled input, None if it has none."""
+    """A job to be submitted; `input` is the size of its spooled input (None: none), `held` if it waits for release."""
 
     ad: Ad
     owner: str
@@ -89,6 +89,7 @@ class NewJob:
     prio: int
     submit_key: str | None = None
     input: int | None = None
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +151,7 @@ def insert(
     now = now_ns // 1_000_000_000
     ids: list[JobId] = []
     changes: list[Change] = []
-    groups: Counter[int] = Counter()
+    groups: Counter[tuple[int, JobStatus]] = Counter()
     for job in jobs:
         if job.submit_key is not None and (earlier := _with_key(db, job.submit_key, job.owner)) is not None:
             ids.append(earlier)
@@ -160,24 +161,25 @@ def insert(
         job_id = JobId(cluster, procs[len(changes)] if procs else len(changes))
         name = job.submission or f"{scheduler}#{cluster}"
         group = _submission(db, name, job.owner, now, now_ns)
-        groups[group] += 1
+        status = JobStatus.HELD if job.held else JobStatus.IDLE
+        groups[group, status] += 1
         ad = job.ad | {
             "ClusterId": job_id.cluster, "ProcId": job_id.proc, "QDate": now, "Submission": quoted(name),
             "GlobalJobId": quoted(f"{scheduler}#{job_id}#{now}"),
         }  # fmt: skip
         db.execute(
             """INSERT INTO job (id, status, stage, life, prio, qdate, entered, owner, identity, submission, created,
-                updated, input, submit_key, ad) VALUES (?, 1, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                updated, input, submit_key, ad) VALUES (?, ?, 0, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
             (
-                job_id.row, job.prio, now, now, job.owner, job.identity, group, now_ns, now_ns, job.input,
+                job_id.row, int(status), job.prio, now, now, job.owner, job.identity, group, now_ns, now_ns, job.input,
                 job.submit_key, _dump(ad),
             ),
         )  # fmt: skip
-        _note(db, job_id, now_ns, JobStatus.IDLE, job.identity or job.owner, "submitted")
+        _note(db, job_id, now_ns, status, job.identity or job.owner, "submitted")
         ids.append(job_id)
-        changes.append(Change(job_id, job.owner, name, None, JobStatus.IDLE, None, Stage.WAITING, "submitted"))
-    for group, count in groups.items():
-        _count(db, group, None, JobStatus.IDLE, count)
+        changes.append(Change(job_id, job.owner, name, None, status, None, Stage.WAITING, "submitted"))
+    for (group, status), count in groups.items():
+        _count(db, group, None, status, count)
     return ids, changes
 
 

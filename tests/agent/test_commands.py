@@ -178,6 +178,18 @@ def test_q_prints_as_it_is_asked(submit: Callable[[str], int], carod: Carod, tag
     )
 
 
+def test_a_job_that_is_submitted_on_hold_waits_for_its_release(
+    submit: Callable[[str], int], until: Callable[..., None], carod: Carod
+) -> None:
+    cluster = submit("executable = /bin/true\nhold = true\nqueue")
+    told = carod("q", str(cluster), "-af", "JobStatus", "HoldReasonCode", "NumJobStarts", "HoldReason").stdout
+    assert told == "5 15 undefined submitted on hold at user's request\n"
+    assert "1 held" in carod("q", str(cluster)).stdout
+    carod("release", str(cluster))
+    until(1, 4)
+    assert "hold: a job on the queue can't be held" in carod("submit", "--direct", "job.sub", code=125).stderr
+
+
 def test_orders_name_a_job_a_cluster_or_a_constraint(
     submit: Callable[[str], int], until: Callable[..., None], carod: Carod, tag: str
 ) -> None:

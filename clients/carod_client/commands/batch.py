@@ -29,11 +29,12 @@ MOST_PRIORITY = 255
 """AMQP's; a larger JobPrio is as urgent as that."""
 
 
-def check(description: Description) -> tuple[int, int]:
-    """How many jobs and clusters a description makes. Raises SubmitError for the first one that can't be sent.
+def check(description: Description) -> tuple[int, SubmitJob | None]:
+    """How many jobs a description makes, and the first of them that is to be held.
 
-    All are looked at before any is submitted, as condor_submit does.
+    All are looked at before any is submitted, as condor_submit does. Raises SubmitError for one that can't be sent.
     """
+    held: SubmitJob | None = None
     jobs = 0
     cluster = 0
 
@@ -47,7 +48,9 @@ def check(description: Description) -> tuple[int, int]:
             packer.shipment(job)
             check_home(job)
             jobs += 1
-    return jobs, cluster
+            if held is None and job.ad.get("JobStatus") == JobStatus.HELD:
+                held = job
+    return jobs, held
 
 
 @dataclass(slots=True)

@@ -22,7 +22,7 @@ from carod_client.commands.submission import exit_code_of
 from carod_client.commands.tables import clean
 from carod_client.errors import GridError
 from carod_client.grid import Grid
-from carod_client.submit_language import Description
+from carod_client.submit_language import Description, SubmitError
 
 INTERRUPTED = 130
 MOST_DOTS = 60
@@ -52,7 +52,7 @@ def submit_file(
         description = _read(file, [*append, *(f"+{name} = {unparse(value)}" for name, value in attributes.items())])
         if dump:
             return _dump(description, out)
-        jobs, _ = batch.check(description)
+        jobs, held = batch.check(description)
         _warn(description, report)
         silent = as_json or quiet
         if not direct:
@@ -66,6 +66,8 @@ def submit_file(
                     f"{str(error).partition(';')[0]}: the jobs go straight to queue {queue}, and this command stays "
                     "until they end"
                 )
+        if held is not None:
+            raise SubmitError(held.place, "hold: a job on the queue can't be held; that is an agent's: qmf-agent start")
         report = Report(as_json=as_json, quiet=quiet, sweep=jobs, forward=False)
         batched = Batch(description, report, in_flight, timeout, expires)
         return asyncio.run(_direct(batched, jobs, broker, queue, silent))

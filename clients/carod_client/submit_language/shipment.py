@@ -15,6 +15,7 @@ from pathlib import Path
 
 from carod.amqp import Body
 from carod.classad import ClassAd
+from carod.job import JobStatus
 from carod_client.description import STDIN_NAME
 from carod_client.errors import BadJob
 from carod_client.inputs import BUILT_AT_ONCE, Member, build, members, release
@@ -96,8 +97,11 @@ def is_sent(ad: ClassAd) -> bool:
 
 def _wire_ad(source: ClassAd) -> ClassAd:
     ad = source.copy()
+    held = source.get("JobStatus") == JobStatus.HELD
     for name in STAYS_HERE:
         ad.pop(name, None)
+    if held:
+        ad["JobStatus"] = int(JobStatus.HELD)
     for name in KEPT:
         if name in source:
             ad[f"SUBMIT_{name}"] = source[name]
