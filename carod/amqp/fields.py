@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
-from carod.amqp.amqp10.message import bodies, id_from_091, id_to_091
+from carod.amqp import crossing
 from carod.amqp.transport import HeaderValue, Message, TypedId
 
 MAX_DEPTH = 32
@@ -20,9 +20,6 @@ MAX_DEPTH = 32
 CONTENT_TYPE, CONTENT_ENCODING, HEADERS, DELIVERY_MODE = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 PRIORITY, CORRELATION_ID, REPLY_TO, EXPIRATION = 1 << 11, 1 << 10, 1 << 9, 1 << 8
 MESSAGE_ID, TIMESTAMP, TYPE, USER_ID, APP_ID, CLUSTER_ID = 1 << 7, 1 << 6, 1 << 5, 1 << 4, 1 << 3, 1 << 2
-
-AMQP10_TYPE = "amqp-1.0"
-"""What RabbitMQ 4 says in property `type` of a 1.0 message whose body section a 0-9-1 consumer gets as encoded."""
 
 _SHORT_STRINGS = {
     CONTENT_TYPE: "content_type",
@@ -81,7 +78,7 @@ def _encode_rare(value: HeaderValue) -> bytes:
 
 
 def _id(text: str, what: str) -> bytes:
-    return _short(id_to_091(text) if isinstance(text, TypedId) else text, what)
+    return _short(crossing.id_to_091(text) if isinstance(text, TypedId) else text, what)
 
 
 def _short(text: str, what: str) -> bytes:
@@ -120,9 +117,12 @@ def encode_properties(message: Message) -> bytes:
     if message.content_type is not None:
         flags |= CONTENT_TYPE
         parts.append(_short(message.content_type, "content_type"))
-    if message.headers:
+    headers = message.headers
+    if isinstance(message.correlation_id, TypedId) or isinstance(message.message_id, TypedId):
+        headers = {**headers, **crossing.extra_headers(message)}
+    if headers:
         flags |= HEADERS
-        parts.append(encode_table(message.headers))
+        parts.append(encode_table(headers))
     flags |= DELIVERY_MODE
     parts.append(b"\x02" if message.durable else b"\x01")
     if message.priority is not None:
@@ -247,14 +247,7 @@ def decode_properties(data: bytes, body: bytes) -> Message:
         _decode_into(message, _Reader(data, 0, len(data)))
     except MalformedFields as error:
         return Message(body=body, malformed=str(error))
-    if message.type == AMQP10_TYPE:
-        inner = bodies(body)
-        message.type, message.body, message.value = None, inner.body, inner.value
-    if message.message_id is not None:
-        message.message_id = id_from_091(message.message_id)
-    if message.correlation_id is not None:
-        message.correlation_id = id_from_091(message.correlation_id)
-    return message
+    return crossing.arrived(message)
 
 
 def _decode_into(message: Message, reader: _Reader) -> None:

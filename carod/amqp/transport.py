@@ -46,9 +46,10 @@ class Busy(Refused):
 
 
 class TypedId(str):
-    """The text form of a message id that was no string in AMQP 1.0; `kind` is what it was: uuid, ulong or binary.
+    """The text form of a message id of AMQP 1.0; `kind` is what it was: uuid, ulong or binary.
 
-    Whoever answers with it as correlation id answers with what the client sent.
+    Whoever answers with it as correlation id answers with what the client sent. To a transport a kind may say more,
+    as of which way the id came.
     """
 
     kind: str

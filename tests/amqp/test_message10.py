@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from carod.amqp import Message, TypedId
 from carod.amqp.amqp10 import codec
 from carod.amqp.amqp10.codec import Malformed, decode, encode
-from carod.amqp.amqp10.message import Received, bodies, encode_head, id_text
+from carod.amqp.amqp10.message import Received, encode_head, id_text
 from carod.amqp.amqp10.message import decode as decode_message
+from carod.amqp.crossing import bodies
 
 AN_ID = uuid.UUID("0e0b6d0f-5b0a-4d6e-8f2c-3a1b5c7d9e0f")
 

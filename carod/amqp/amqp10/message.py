@@ -1,11 +1,7 @@
-"""Messages to and from AMQP 1.0's sections (specification part 3, "Messaging", 3.2).
-
-What RabbitMQ makes of a 1.0 message for a 0-9-1 consumer is read here, too: `id_from_091` and `bodies`.
-"""
+"""Messages to and from AMQP 1.0's sections (specification part 3, "Messaging", 3.2)."""
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -41,8 +37,8 @@ TYPE = Symbol("x-basic-type")
 """Message annotation for 0-9-1's property `type`, which 1.0 has not; the name is RabbitMQ's."""
 _PLAIN = frozenset((str, int, float, bool, bytes, type(None)))
 _NULL = b"\x40"
-_URN = "urn:uuid:"
-_CANONICAL = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+PLUGIN = "plugin "
+"""Before the kind of an id that came through RabbitMQ 3's plugin; see `carod.amqp.crossing`."""
 _HEX = "0x"
 """How a binary message id that is no text begins in its text form."""
 
@@ -85,7 +81,7 @@ def id_text(value: Any) -> str | None:
 def encode_id(text: str) -> bytes:
     """A message or correlation id, of the type that it had. Text that is no such id is a string."""
     try:
-        match getattr(text, "kind", ""):
+        match getattr(text, "kind", "").removeprefix(PLUGIN):
             case "uuid":
                 return b"\x98" + UUID(text).bytes
             case "ulong":
@@ -95,18 +91,6 @@ def encode_id(text: str) -> bytes:
     except (ValueError, OverflowError):
         pass
     return _text(text)
-
-
-def id_from_091(text: str) -> str:
-    """A message id as RabbitMQ hands it to a 0-9-1 consumer: what was a uuid says so."""
-    if text.startswith(_URN) and _CANONICAL.fullmatch(text, len(_URN)):
-        return TypedId(text[len(_URN) :], "uuid")
-    return text
-
-
-def id_to_091(text: TypedId) -> str:
-    """The 0-9-1 form of an id, of which RabbitMQ makes one of the right type for a 1.0 consumer."""
-    return f"{_URN}{text}" if text.kind == "uuid" else str(text)
 
 
 # -- encoding --------------------------------------------------------------------------------------------------
@@ -123,9 +107,9 @@ def encode_head(message: Message, size: int | None, *, to: str | None = None, su
     if message.type is not None or annotations:
         noted = {**(annotations or {}), **({} if message.type is None else {TYPE: message.type})}
         parts += b"\x00\x53\x72", codec.encode_map(noted)
-    parts += b"\x00\x53\x73", _properties(message, to, subject)
+    parts.append(properties_section(message, to, subject))
     if message.headers:
-        parts += b"\x00\x53\x74", codec.encode_headers(message.headers)
+        parts.append(headers_section(message.headers))
     if message.value is not None:
         parts += b"\x00\x53\x77", codec.encode(message.value)
     elif size is None:
@@ -153,7 +137,11 @@ def _milliseconds(expiration: float | None) -> int | None:
     return None if expiration is None else max(1, round(expiration * 1000))  # for some brokers, 0 is never
 
 
-def _properties(message: Message, to: str | None, subject: str | None) -> bytes:
+def headers_section(headers: Mapping[str, HeaderValue]) -> bytes:
+    return b"\x00\x53\x74" + codec.encode_headers(headers)
+
+
+def properties_section(message: Message, to: str | None = None, subject: str | None = None) -> bytes:
     fields = [
         _NULL if message.message_id is None else encode_id(message.message_id),
         _NULL if message.user_id is None else codec.encode_bytes(message.user_id.encode("utf-8", "surrogateescape")),
@@ -167,7 +155,7 @@ def _properties(message: Message, to: str | None, subject: str | None) -> bytes:
         fields.append(codec.encode_symbol(content_type) if content_type else _NULL)
     if message.timestamp is not None:
         fields += _NULL, _NULL, codec.encode_timestamp(message.timestamp * 1000)
-    return codec.encode_list(fields)
+    return b"\x00\x53\x73" + codec.encode_list(fields)
 
 
 def _text(text: str) -> bytes:
@@ -294,15 +282,6 @@ def _bytes(content: Any) -> bytes:
         case codec.Described():
             return _bytes(content.value)
     return str(content).encode()
-
-
-def bodies(encoded: bytes) -> Message:
-    """A message of nothing but these body sections: what RabbitMQ 4 has in a body of property type `amqp-1.0`.
-
-    What can't be read is the body as it is. Never raises.
-    """
-    message = decode(encoded).message
-    return Message(encoded) if message.malformed else message
 
 
 def headers(content: Any, at: int) -> dict[str, HeaderValue]:
