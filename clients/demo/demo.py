@@ -7,7 +7,6 @@ Needs a broker, named by CAROD_BROKER (default: RabbitMQ on this machine). `make
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import json
 import os
 import shutil
@@ -199,9 +198,9 @@ def times(results: list[Result], seconds: float) -> Table:
 # -- all of it -------------------------------------------------------------------------------------------------
 
 
-def next_broker() -> str:
-    """How to have a broker that does not end with the demo."""
-    if importlib.util.find_spec("proton") is None:
+def next_broker(url: str) -> str:
+    """How to have a broker that does not end with the demo, of the kind that this one was."""
+    if not url.startswith("amqp10:"):
         return (
             "Try next, in a shell with a broker (.venv/bin/python tests/brokers/rabbitmq.py -- bash):\n"
             "  . .venv/bin/activate\n"
@@ -209,8 +208,8 @@ def next_broker() -> str:
     return (
         "Try next, with a broker and a node that stay:\n"
         "  . .venv/bin/activate\n"
-        "  export CAROD_BROKER=amqp10://127.0.0.1:7672\n"
-        "  carod broker --listen 127.0.0.1:7672 >broker.log 2>&1 &\n"
+        "  export CAROD_BROKER=amqp10://127.0.0.1\n"
+        "  carod broker >broker.log 2>&1 &\n"
     )
 
 
@@ -227,7 +226,7 @@ async def show_all(url: str) -> None:
     console.print(times(results, seconds))
     console.print(
         f"\nEach job's files are in {OUTPUT}/000 to {OUTPUT}/{SCENARIOS - 1:03}, the node's log in {log}.\n"
-        f"{next_broker()}"
+        f"{next_broker(url)}"
         '  carod start --broker "$CAROD_BROKER" >node.log 2>&1 &\n'
         "  carod submit -- /bin/echo Hello\n"
         f"  carod submit -i {OUTPUT}/007/scenario.json -o my-result -- ./clients/demo/price.py scenario.json\n"
