@@ -1,4 +1,7 @@
-"""A node and an agent that most tests of this room share, and a console that talks to them."""
+"""A node and an agent that a module's tests share, and a console that talks to them.
+
+Not a session's: consoles of other tests would find the agent, too, on the same broker.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ def work_directory() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", params=[pytest.param("0-9-1", marks=pytest.mark.broker), "1.0"])
+@pytest.fixture(scope="module", params=[pytest.param("0-9-1", marks=pytest.mark.broker), "1.0"])
 def agent_url(request: pytest.FixtureRequest) -> str:
     """The broker of the shared agent and its node, for each of the two protocols."""
     if request.param == "0-9-1":
@@ -66,14 +69,14 @@ def agent_url(request: pytest.FixtureRequest) -> str:
     return box.url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_agent_queue(agent_url: str) -> Iterator[str]:
     name = f"test-agent-{secrets.token_hex(6)}"
     yield name
     _in_thread(agent_url, [name + suffix for suffix in AGENT_SUFFIXES])
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_agent_node(agent_url: str, shared_agent_queue: str, work_directory: Path) -> Iterator[Node]:
     node = _start(
         agent_url, shared_agent_queue, work_directory / "execute", "--slots", "2", "--name", "test-shared-agent",
@@ -86,7 +89,7 @@ def shared_agent_node(agent_url: str, shared_agent_queue: str, work_directory: P
         node.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_agent(
     agent_url: str, shared_agent_queue: str, shared_agent_node: Node, work_directory: Path
 ) -> Iterator[AgentProcess]:
