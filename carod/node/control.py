@@ -16,6 +16,7 @@ from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, j
 from carod.job import NODE_ATTRIBUTES, Job, wire_headers
 from carod.log import event
 from carod.node.claims import DECIDING, DONE, RUNNING, Claims
+from carod.node.custody import HELLO, is_second
 from carod.starter.slot import Slot
 from carod.starter.starter import End, Starter
 
@@ -45,6 +46,7 @@ class Governed(Protocol):
     @property
     def claims(self) -> Claims: ...
     def note_done(self, key: str) -> None: ...
+    async def meet(self, node: str) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
     async def drain(self) -> None: ...
     async def resume(self) -> None: ...
@@ -102,6 +104,8 @@ class Control:
                 return self._who_has(request, message)
             case Action.DONE:
                 self._note_done(request)
+                if request.name == HELLO:
+                    await self._node.meet(request.node)
                 return None
             case _:
                 return await self._obey_for_job(request, message)
@@ -130,10 +134,10 @@ class Control:
         running = {starter.job.key: starter for starter in self._node.running.values()}
         keys = request.value if isinstance(request.value, list) else [request.job]
         for key in map(str, keys):
-            if key in running:
-                running[key].give_way(request.node)
-            else:
+            if key not in running:
                 self._node.note_done(key)
+            elif is_second(running[key].delivery):  # else its client has used a message id twice
+                running[key].give_way(request.node)
 
     async def _obey_for_job(self, request: Request, message: Message) -> Message | None:
         starter = self._node.running.get(request.job)

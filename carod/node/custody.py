@@ -37,6 +37,8 @@ LAST_ASK = 1.0
 """The same when silence means that the job is started again: a busy node may take its time."""
 PARKED_FOR, HANDED_OVER, REQUEUED = "x-carod-parked-for", "x-carod-handed-over", "x-carod-requeued"
 """Marks of a job that a node published anew: seconds it was parked; which node it comes from; that it is nobody's."""
+HELLO = "hello"
+"""Name in an announcement of a node that has just connected."""
 ANNOUNCED_AT_ONCE = 100
 """Jobs in one announcement: all of a message's headers have to fit into one frame."""
 MARGIN = 0.5
@@ -229,17 +231,20 @@ class Custody:
         event(log, "job parked", job=job.id, wait=left, reason=reason or "its node may be about to come back")
         delivery.settle(Outcome.ACCEPTED)
 
-    async def announce(self, keys: Sequence[str], user: str | None) -> None:
-        """Tell all nodes of jobs (`Job.key`) that are done, whose deliveries the broker may bring again.
+    async def announce(self, keys: Sequence[str], user: str | None, to: str = EVERYONE, *, hello: bool = False) -> None:
+        """Tell all nodes, or one, of jobs (`Job.key`) that are done, whose deliveries the broker may bring again.
 
-        Should this node be away then, another one knows. Not confirmed: it is one safety of two.
+        Should this node be away then, another one knows. Not confirmed: it is one safety of two. With `hello` the
+        others answer in kind, and are told also if there is none.
         """
-        for first in range(0, len(keys), ANNOUNCED_AT_ONCE):
+        for first in range(0, max(len(keys), int(hello)), ANNOUNCED_AT_ONCE):
             part: list[HeaderValue] = list(keys[first : first + ANNOUNCED_AT_ONCE])
-            request = Request(Action.DONE, keys[first], value=part, node=self._config.node_name, sender=user)
+            name = HELLO if hello and not first else ""
+            node = self._config.node_name
+            request = Request(Action.DONE, str(part[0]) if part else "none", name, part, node=node, sender=user)
             with contextlib.suppress(TransportError):
                 await self._transport.publish(
-                    request.to_message(), Address(f"{self._queue}.control", EVERYONE), confirm=False
+                    request.to_message(), Address(f"{self._queue}.control", to), confirm=False
                 )
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:

@@ -34,7 +34,7 @@ DONE_SECONDS = 3600.0
 """How long a finished job is remembered. Its delivery comes back, if ever, when a connection has been given up."""
 DONE_COUNT = 100_000
 LAST_DONE = 1000
-"""Jobs of our own that are remembered in their order."""
+"""Jobs of our own that are remembered in their order, and of those that the broker may bring again."""
 COMPACT_BYTES = 16 << 20
 COPY = 1 << 20
 INLINE = 1 << 18
@@ -62,6 +62,7 @@ class Journal:
         self._path, self._results = path, f"{path}.results"
         self.done: OrderedDict[str, float] = OrderedDict()
         self._own_done: deque[str] = deque(maxlen=LAST_DONE)
+        self._doubtful: OrderedDict[str, None] = OrderedDict()
         self._running: dict[str, Started] = {}
         self._load()
         self.left_running = list(self._running.values())
@@ -107,6 +108,22 @@ class Journal:
     def last_done(self, count: int) -> list[str]:
         """Keys of the jobs that were finished here last."""
         return list(self._own_done)[-count:]
+
+    def doubt(self, key: str) -> None:
+        """The broker may not know that this job of ours is settled, and bring it again, however long that takes."""
+        if key not in self._doubtful:
+            self._add_doubtful(key)
+            self._append({"doubt": key})
+
+    @property
+    def doubtful(self) -> list[str]:
+        """Keys of the jobs that were finished here and may come again."""
+        return list(self._doubtful)
+
+    def _add_doubtful(self, key: str) -> None:
+        self._doubtful[key] = None
+        if len(self._doubtful) > LAST_DONE:
+            self._doubtful.popitem(last=False)
 
     def is_done(self, key: str) -> bool:
         return key in self.done
@@ -219,7 +236,8 @@ class Journal:
         self.done[key] = when
         self.done.move_to_end(key)
         while self.done and (len(self.done) > DONE_COUNT or next(iter(self.done.values())) < when - DONE_SECONDS):
-            self.done.popitem(last=False)
+            oldest, _ = self.done.popitem(last=False)
+            self._doubtful.pop(oldest, None)
 
     def _load(self) -> None:
         with contextlib.suppress(FileNotFoundError), open(self._path, "rb") as file:
@@ -230,6 +248,8 @@ class Journal:
                         self._running[entry["started"]] = Started(entry["started"], entry["pid"], entry["ticks"])
                     elif "ended" in entry:
                         self._running.pop(entry["ended"], None)
+                    elif "doubt" in entry:
+                        self._add_doubtful(entry["doubt"])
                     else:
                         self._running.pop(entry["done"], None)
                         self._remember(entry["key"], float(entry["at"]))
@@ -243,6 +263,7 @@ class Journal:
             {"done": key, "key": key, "at": int(when), **({} if key in own else {"told": True})}
             for key, when in self.done.items()
         ]
+        lines += [{"doubt": key} for key in self._doubtful]
         lines += [{"started": item.job, "pid": item.pid, "ticks": item.started} for item in self._running.values()]
         with open(f"{self._path}.new", "wb") as file:
             file.writelines(json.dumps(line).encode() + b"\n" for line in lines)

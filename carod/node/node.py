@@ -235,7 +235,7 @@ class Node:
         await declare(self.transport, self.config)
         await self._control.open()
         await self._asker.open()
-        await self._reunion.announce_done(ACKS_UNDER_WAY * len(self.slots))
+        await self._reunion.introduce(ACKS_UNDER_WAY * len(self.slots))
         await self._listen()
         await self._reunion.compare_starts(list(self.running.values()))
         self._online.set()
@@ -471,6 +471,10 @@ class Node:
     def note_done(self, key: str) -> None:
         self.journal.told(key)
 
+    async def meet(self, node: str) -> None:
+        """Another node has connected."""
+        await self._reunion.answer_introduction(node)
+
     def holds(self, key: str) -> bool:
         return self.journal.holds(key)
 
@@ -494,7 +498,7 @@ class Node:
     # -- what starters need (`starter.Office`) -----------------------------------------------------------------
 
     def announce(self, job: Job) -> None:
-        self._tasks.create_task(self._custody.announce([job.key], self._user))
+        self._tasks.create_task(self._reunion.tell_done(job.key))
 
     async def hand_over(self, delivery: Delivery, job: Job, node: str) -> None:
         await self._custody.hand_over(delivery, job, node)

@@ -75,9 +75,24 @@ class Reunion:
                 return "", beaten
         return winner, beaten
 
-    async def announce_done(self, count: int) -> None:
-        """Tell the others what was finished last, here or in an earlier life: the broker may not know it is settled."""
-        await self._custody.announce(self._journal.last_done(count), self._user)
+    async def introduce(self, count: int) -> None:
+        """Tell the others that we are here, and what is done here, or in an earlier life, that may come again.
+
+        That is the last `count` jobs that were finished, too: the broker may not know that they are settled. The others
+        answer with what they have of that kind.
+        """
+        for key in self._journal.last_done(count):
+            self._journal.doubt(key)
+        await self._custody.announce(self._journal.doubtful, self._user, hello=True)
+
+    async def answer_introduction(self, node: str) -> None:
+        """Tell a node that has just come what is done here and may come again."""
+        await self._custody.announce(self._journal.doubtful, self._user, node_key(node))
+
+    async def tell_done(self, key: str) -> None:
+        """Tell the others that a job is done whose delivery comes again."""
+        self._journal.doubt(key)
+        await self._custody.announce([key], self._user)
 
     async def send_what_is_left(self, running: Container[str]) -> None:
         """Results that an earlier life of this node could not send, or did not see confirmed. Outlives connections."""
@@ -98,7 +113,7 @@ class Reunion:
             except Refused as error:
                 await self._post.bury(dataclasses.replace(message, reply_to=reply_to), str(error))
             self._journal.finished(job, key)
-            await self._custody.announce([key], self._user)
+            await self.tell_done(key)
         self._journal.dispatched(key)
 
     async def _contest_left(self, job: Job) -> tuple[str, str]:

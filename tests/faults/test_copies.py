@@ -10,7 +10,7 @@ import aiormq
 import pytest
 from pamqp.commands import Basic
 
-from tests.faults.grid import Client, Grid, kill
+from tests.faults.grid import Client, Grid, kill, until
 from tests.faults.proxy import Proxy
 from tests.node.conftest import Node
 
@@ -82,6 +82,22 @@ async def test_a_job_that_was_done_but_not_settled_when_its_node_died_is_not_run
     await following.seen("job parked", job=job)
     kill(await start(grid, "dying"))
     await following.seen("job is done already", job=job)
+    await grid.each_ran_once(client, [job])
+
+
+async def test_a_node_that_comes_later_is_told_of_jobs_that_may_come_again(grid: Grid, client: Client) -> None:
+    """They may have waited in the queue since, for longer than whoever knew of them was there."""
+    knowing = await start(grid, "knowing")
+    job, headers = grid.job("true")
+    await client.submit_all([(job, headers)])
+    await client.all_final([job])
+    kill(knowing)
+    knowing = await start(grid, "knowing")
+    late = await start(grid, "late")
+    await until(lambda: job in (grid.execute / "late.journal").read_text(), "what the node has been told")
+    kill(knowing)
+    await client.submit_all([(job, {**headers, "x-carod-parked-for": 60.0})])
+    await late.seen("job is done already", job=job)
     await grid.each_ran_once(client, [job])
 
 

@@ -111,6 +111,8 @@ def test_what_other_nodes_have_done_is_known_but_not_ours_to_announce(path: str)
         journal.finished(f"ours{number}", f"ours{number}")
         journal.told(f"theirs{number}")
     journal.told("ours0")
+    journal.doubt("ours2")
     for life in (journal, Journal(path), Journal(path)):
         assert all(life.is_done(f"theirs{number}") for number in range(4))
         assert life.last_done(3) == ["ours1", "ours2", "ours3"]
+        assert life.doubtful == ["ours2"]
