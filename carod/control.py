@@ -6,6 +6,7 @@ Shared by the node, which obeys, and by whoever asks: clients, the command line,
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,7 +41,8 @@ class BadRequest(ValueError):
 class Request:
     """One request. `sender` is the broker's word for who sent it; `node` the asking node's name, if one asks.
 
-    Remove and Hold may come `ahead` of their job: a node that does not have it ends it should it come.
+    Remove and Hold may come `ahead` of their job: a node that does not have it ends it should it come. A `value` that
+    is a list travels as the body, JSON: AMQP 1.0 has no lists in a header.
     """
 
     action: Action
@@ -56,11 +58,15 @@ class Request:
         headers: dict[str, HeaderValue] = {"Action": self.action.value}
         texts = {"JobId": self.job, "Name": self.name, "Reason": self.reason, "Node": self.node}
         headers |= {key: text for key, text in texts.items() if text}
-        if self.value is not None:
+        if self.value is not None and not isinstance(self.value, list):
             headers["Value"] = self.value
         if self.ahead:
             headers["Ahead"] = True
-        return Message(b"", headers, str(uuid.uuid4()), expiration=60.0, user_id=self.sender)
+        body = json.dumps(self.value).encode() if isinstance(self.value, list) else b""
+        return Message(
+            body, headers, str(uuid.uuid4()), expiration=60.0, user_id=self.sender,
+            content_type="application/json" if body else None,
+        )  # fmt: skip
 
     @classmethod
     def from_message(cls, message: Message) -> Request:
@@ -78,10 +84,22 @@ class Request:
         name = str(headers.get("name", "")).strip('"')
         if action is Action.SET_ATTRIBUTE and not (name and "value" in headers):
             raise BadRequest("SetAttribute needs the headers Name and Value (ClassAd source text)")
+        value = _listed(message) if message.content_type == "application/json" else headers.get("value")
         return cls(
-            action, job, name, headers.get("value"), str(headers.get("reason", "")), str(headers.get("node", "")),
+            action, job, name, value, str(headers.get("reason", "")), str(headers.get("node", "")),
             message.user_id, headers.get("ahead") is True,
         )  # fmt: skip
+
+
+def _listed(message: Message) -> list[HeaderValue]:
+    body = message.body if isinstance(message.body, bytes) else message.body.read()
+    try:
+        listed = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest(f"the body is not the JSON that its content type says: {error}") from None
+    if not isinstance(listed, list) or not all(isinstance(item, str) for item in listed):
+        raise BadRequest(f'the body is no JSON list of texts, such as ["7f0c", "a2d1"]: {body[:40]!r}')
+    return list(listed)
 
 
 @dataclass(frozen=True, slots=True)
