@@ -249,22 +249,30 @@ class Dispatcher:
 
     async def _ask_and_send(self, jobs: list[JobRecord]) -> None:
         """Send those of these jobs again that nobody has."""
-        lives = {(job.id, job.life) for job in jobs}
-        jobs = [job for job in await self._queue.uncertain() if (job.id, job.life) in lives]
+        jobs = await self._still_uncertain(jobs)
         if jobs:
             event(log, "jobs that may have been sent", jobs=len(jobs))
         for start in range(0, len(jobs), ASKED_AT_ONCE):
             group = jobs[start : start + ASKED_AT_ONCE]
-            owners = await asyncio.gather(*(self._who_has(job) for job in group))
-            still = {(job.id, job.life) for job in await self._queue.uncertain()}
-            for job, owner in zip(group, owners, strict=True):
-                if (job.id, job.life) not in still:
-                    continue
-                if owner is not None:
+            nobodys = await self._that_nobody_has(group)
+            for job in group:
+                if job not in nobodys:
                     self._note_confirmed(job.id, job.life)
-                else:
-                    event(log, "job sent again", job=self._queue.name_of(job.id))
-                    await self._send(job, second=True)
+            await self._send_again(nobodys)
+
+    async def _send_again(self, jobs: list[JobRecord]) -> None:
+        for job in await self._still_uncertain(jobs):
+            event(log, "job sent again", job=self._queue.name_of(job.id))
+            await self._send(job, second=True)
+
+    async def _still_uncertain(self, jobs: list[JobRecord]) -> list[JobRecord]:
+        """Those of which nothing was heard, and that nobody held or removed, meanwhile."""
+        lives = {(job.id, job.life) for job in jobs}
+        return [job for job in await self._queue.uncertain() if (job.id, job.life) in lives] if lives else []
+
+    async def _that_nobody_has(self, jobs: list[JobRecord]) -> list[JobRecord]:
+        owners = await asyncio.gather(*(self._who_has(job) for job in jobs))
+        return [job for job, owner in zip(jobs, owners, strict=True) if owner is None]
 
     async def _who_has(self, job: JobRecord) -> Answer | None:
         mid = self._queue.message_id(job.id, job.life)
@@ -298,13 +306,13 @@ class Dispatcher:
         silent = await self._silent()
         if not silent or not await self._nothing_waits():
             return
-        lost = [job for job in silent if await self._who_has(job) is None]
+        lost = await self._that_nobody_has(silent[:ASKED_AT_ONCE])
         if not lost or not await self._nothing_waits():
             return
         for job in lost:
             event(log, "job is lost on the grid", logging.WARNING, job=self._queue.name_of(job.id))
             await self._queue.lost(job.id, job.life)
-        await self._ask_and_send(lost)
+        await self._send_again(lost)
 
     async def _nothing_waits(self) -> bool:
         name = self._config.carod_broker_queue
