@@ -99,7 +99,7 @@ def q(
     wanted = constraint_of(restrictions, constraint, only)
 
     def work(agent: Agent) -> Code:
-        names = printed.names if printed.asked else SHOWN
+        names = printed.names if printed.asked else ("JobStatus",) if totals else SHOWN
         ads = agent.jobs(wanted, names=names, limit=limit)
         if printed.asked:
             write(printed.text(ads))
