@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from qmf_agent.jobqueue import records
+from qmf_agent.jobqueue import drafts, records
 from qmf_agent.jobqueue.jobs import MAX_PROC, Change, JobId
 from qmf_agent.jobqueue.records import NewJob
 from qmf_agent.model import Code, MethodError
@@ -35,7 +35,7 @@ def join(
 
     Raises MethodError if neither draft nor job is there any more, OSError if the input is not.
     """
-    kept = records.draft(db, of)
+    kept = drafts.load(db, of)
     if kept is not None:
         size = kept[1] or None
         db.execute("DELETE FROM draft WHERE id = ?", (of.row,))

@@ -17,7 +17,7 @@ from typing import TypeVar
 from carod.job import HoldReasonCode, JobStatus
 from carod.log import event
 from qmf_agent.config import AgentConfig
-from qmf_agent.jobqueue import clusters, lookup, records
+from qmf_agent.jobqueue import clusters, drafts, lookup, records
 from qmf_agent.jobqueue.ads import Ad
 from qmf_agent.jobqueue.jobs import Change, JobId, JobRecord, Order, Report, message_id
 from qmf_agent.jobqueue.records import NewJob, Ordered, Reported
@@ -113,7 +113,7 @@ class JobQueue:
         """Begin a submission whose input comes first."""
         if self.spool.exceeded:
             raise _quota(f"inputs and results take {self.spool.used} bytes, SPOOL_QUOTA = {self.spool.quota}")
-        return await self.store.write(lambda db: records.make_draft(db, identity))
+        return await self.store.write(lambda db: drafts.make(db, identity))
 
     async def create_beside(self, job: JobId, identity: str | None) -> JobId:
         """Begin a submission as the next job of a cluster."""
@@ -134,7 +134,7 @@ class JobQueue:
         return ids
 
     async def _may_join(self, job: JobId, user: str | None) -> None:
-        if await self.store.write(lambda db: records.draft(db, job)) is not None:
+        if await self.store.write(lambda db: drafts.load(db, job)) is not None:
             await self._draft(job, user)
             return
         known = await self.store.read(lambda db: records.known(db, job))
@@ -153,24 +153,24 @@ class JobQueue:
             grown = await self.file_work(lambda: self.spool.append(job, size, data))
         except OSError as error:
             raise MethodError(Code.FAILED, f"job {job}: its input can't be kept: {error}") from None
-        await self.store.write(lambda db: records.grow_draft(db, job, grown))
+        await self.store.write(lambda db: drafts.grow(db, job, grown))
         self.spool.used += len(data)
         return grown
 
     async def submit_draft(self, job: JobId, new: NewJob) -> JobId:
         """Submit the job that a draft was begun for. One that is submitted already is not an error: it is that job."""
         self.check_room(new.owner, 1)
-        if await self.store.read(lambda db: records.draft(db, job)) is None:
+        if await self.store.read(lambda db: drafts.load(db, job)) is None:
             earlier = await self.store.read(lambda db: records.load(db, job))
             if earlier is not None and earlier.identity == new.identity:
                 return job
         await self._draft(job, new.identity)
-        ids, changes = await self.store.write(lambda db: records.submit_draft(db, self.scheduler, job, new))
+        ids, changes = await self.store.write(lambda db: drafts.submit(db, self.scheduler, job, new))
         self.applied(changes)
         return ids[0]
 
     async def _draft(self, job: JobId, user: str | None) -> int:
-        kept = await self.store.write(lambda db: records.draft(db, job))
+        kept = await self.store.write(lambda db: drafts.load(db, job))
         if kept is None:
             raise MethodError(Code.UNKNOWN_JOB, f"job {job}: create did not return this id, or it was too long ago")
         if kept[0] != user:
@@ -266,9 +266,9 @@ class JobQueue:
             await self._remove_files([change.id for change in changes])
             if len(changes) < FORGET_AT_ONCE:
                 break
-        drafts = await self.store.write(lambda db: records.forget_drafts(db, now - int(self.config.draft_lifetime)))
-        self.spool.used -= sum(size for _, size in drafts)
-        await self._remove_files([job for job, _ in drafts])
+        given_up = await self.store.write(lambda db: drafts.forget(db, now - int(self.config.draft_lifetime)))
+        self.spool.used -= sum(size for _, size in given_up)
+        await self._remove_files([job for job, _ in given_up])
 
     async def remove_strays(self) -> None:
         """Remove files that no job has: an earlier life of the agent ended before it could."""

@@ -198,40 +198,6 @@ def _submission(db: sqlite3.Connection, name: str, owner: str, now: int, now_ns:
     return int(made.lastrowid or 0)
 
 
-def make_draft(db: sqlite3.Connection, identity: str | None) -> JobId:
-    """Reserve a cluster for a job whose input comes before its ad."""
-    job = JobId(next_cluster(db), 0)
-    db.execute("INSERT INTO draft VALUES (?, ?, ?, 0)", (job.row, identity, int(time.time())))
-    return job
-
-
-def draft(db: sqlite3.Connection, job: JobId) -> tuple[str | None, int] | None:
-    """Whose a draft is, and how many bytes of input it has; None if there is none."""
-    row = db.execute("SELECT identity, size FROM draft WHERE id = ?", (job.row,)).fetchone()
-    return None if row is None else (row[0], int(row[1]))
-
-
-def grow_draft(db: sqlite3.Connection, job: JobId, size: int) -> None:
-    db.execute("UPDATE draft SET size = ?, touched = ? WHERE id = ?", (size, int(time.time()), job.row))
-
-
-def submit_draft(
-    db: sqlite3.Connection, scheduler: str, draft_id: JobId, job: NewJob
-) -> tuple[list[JobId], list[Change]]:
-    """Make a draft the job that it was begun for. Raises MethodError if it is gone meanwhile."""
-    kept = draft(db, draft_id)
-    if kept is None:
-        raise MethodError(Code.UNKNOWN_JOB, f"job {draft_id}: create did not return this id, or it was too long ago")
-    db.execute("DELETE FROM draft WHERE id = ?", (draft_id.row,))
-    return insert(db, scheduler, [replace(job, input=kept[1] or None, submit_key=None)], draft_id.cluster)
-
-
-def forget_drafts(db: sqlite3.Connection, before: int) -> list[tuple[JobId, int]]:
-    """Give up drafts that nobody has touched since: their ids and sizes."""
-    rows = db.execute("DELETE FROM draft WHERE touched < ? RETURNING id, size", (before,)).fetchall()
-    return [(JobId.from_row(row), size) for row, size in rows]
-
-
 # -- to the grid -------------------------------------------------------------------------------------------------
 
 
