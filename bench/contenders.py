@@ -15,7 +15,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
+import bare
 import broker
 import celery_app
 
@@ -75,7 +77,8 @@ def node(
 @contextmanager
 def floor(url: str, slots: int) -> Iterator[Running]:
     queue = new_queue("floor")
-    command = [sys.executable, str(HERE / "floor.py"), url, queue, str(slots)]
+    script = HERE / ("floor10.py" if url.startswith("amqp10:") else "floor.py")
+    command = [sys.executable, str(script), url, queue, str(slots)]
     with _serving("floor", command, url, queue, _clean_environment()) as running:
         yield running
 
@@ -135,7 +138,7 @@ def _wait_until_it_consumes(process: subprocess.Popen[bytes], name: str, url: st
             raise NotStarted(f"{name} ended with {process.returncode} before the first job")
         if now > deadline:
             raise NotStarted(f"{name} did not consume {queue} within {START_PATIENCE:g} s")
-        found = broker.state(url, queue)
+        found = _side(url).state(url, queue)
         if found is None or found[1] != consumers:
             consumers, since = found[1] if found else 0, now
         elif consumers and now - since >= SETTLED:
@@ -162,4 +165,9 @@ def _clean_up(name: str, url: str, queue: str, said: str) -> None:
     names = {socket.gethostname(), *re.findall(r" ready node=(\S+)", said)}
     queues = [queue, f"{queue}.dead", f"{queue}.parked", *(f"{queue}.node.{each}" for each in names)]
     exchanges = celery_app.exchanges(queue) if name == "celery" else [f"{queue}.control"]
-    broker.delete(url, queues, exchanges)
+    _side(url).delete(url, queues, exchanges)
+
+
+def _side(url: str) -> ModuleType:
+    """What speaks to a broker of this protocol."""
+    return bare if url.startswith("amqp10:") else broker

@@ -38,8 +38,8 @@ class Floor:
         cmd = str((properties.headers or {})["Cmd"]).strip('"')
         directory = tempfile.mkdtemp(prefix="floor-", dir=self.base)
         try:
-            pid = self.spawn(cmd, directory)
-            ended = self.end_of(pid)
+            pid = spawn(cmd, directory)
+            ended = end_of(pid)
             await self.reply(properties, b"", {"JobStatus": 2})
             await ended
             status = os.wait4(pid, 0)[1]  # noqa: ASYNC222 - it has ended
@@ -50,31 +50,33 @@ class Floor:
         await self.reply(properties, result, {"JobStatus": 4, "JobState": '"Exited"', "ExitCode": code})
         await self.channel.basic_ack(cast(int, delivery.delivery_tag))
 
-    def spawn(self, cmd: str, directory: str) -> int:
-        files = [os.open(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY, 0o600) for name in OUTPUTS]
-        try:
-            actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files, 1)]
-            return os.posix_spawn(cmd, [cmd], {}, file_actions=actions)
-        finally:
-            for file in files:
-                os.close(file)
-
-    def end_of(self, pid: int) -> asyncio.Future[None]:
-        """Done as soon as the process can be waited for."""
-        loop = asyncio.get_running_loop()
-        future, descriptor = loop.create_future(), os.pidfd_open(pid)
-
-        def readable() -> None:
-            loop.remove_reader(descriptor)
-            os.close(descriptor)
-            future.set_result(None)
-
-        loop.add_reader(descriptor, readable)
-        return future
-
     async def reply(self, job: spec.Basic.Properties, body: bytes, headers: dict[str, object]) -> None:
         properties = spec.Basic.Properties(headers=headers, correlation_id=job.message_id)  # type: ignore[arg-type]
         await self.channel.basic_publish(body, routing_key=job.reply_to or "", properties=properties)
+
+
+def spawn(cmd: str, directory: str) -> int:
+    files = [os.open(f"{directory}/{name}", os.O_CREAT | os.O_WRONLY, 0o600) for name in OUTPUTS]
+    try:
+        actions = [(os.POSIX_SPAWN_DUP2, file, number) for number, file in enumerate(files, 1)]
+        return os.posix_spawn(cmd, [cmd], {}, file_actions=actions)
+    finally:
+        for file in files:
+            os.close(file)
+
+
+def end_of(pid: int) -> asyncio.Future[None]:
+    """Done as soon as the process can be waited for."""
+    loop = asyncio.get_running_loop()
+    future, descriptor = loop.create_future(), os.pidfd_open(pid)
+
+    def readable() -> None:
+        loop.remove_reader(descriptor)
+        os.close(descriptor)
+        future.set_result(None)
+
+    loop.add_reader(descriptor, readable)
+    return future
 
 
 def zipped(directory: str) -> bytes:

@@ -1,5 +1,7 @@
 """The load: submits jobs and takes their replies, over plain aiormq, as a client in any language would.
 
+`Load10` is the same over AMQP 1.0, on plain Proton.
+
 All contenders but Celery get the same load from the same code. Times are in seconds.
 """
 
@@ -11,13 +13,17 @@ import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiormq
 from aiormq import spec
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from bare import Bare, accept
+from proton import Delivery, Message
 
 PATIENCE = 60.0
 """Seconds without any final reply after which something is broken."""
+CREDIT = 1000
 RUNNING, COMPLETED = 2, 4
 TRUE = {"Cmd": '"/bin/true"', "Out": '"job.out"', "Err": '"job.err"', "Requirements": "TRUE"}
 
@@ -56,20 +62,24 @@ class Load:
 
     async def _on_reply(self, message: DeliveredMessage) -> None:
         properties = message.header.properties
-        status = (properties.headers or {}).get("JobStatus")
+        self._take(properties.correlation_id or "", properties.headers or {}, message.body)
+
+    def _take(self, job_id: str, headers: Mapping[str, Any], body: bytes) -> None:
+        """A reply."""
+        status = headers.get("JobStatus")
         if status == RUNNING:
             return
         now = time.perf_counter()
-        began = self.submitted.pop(properties.correlation_id or "", None)
+        began = self.submitted.pop(job_id, None)
         if status != COMPLETED:
-            why = (properties.headers or {}).get("HoldReason") or message.body[:200].decode(errors="replace")
+            why = headers.get("HoldReason") or body[:200].decode(errors="replace")
             self._failure = LoadError(f"a job ended with JobStatus {status!r}: {why!r}")
         elif began is None:
             self.duplicates += 1
         else:
             self.latencies.append(now - began)
             self.arrivals.append(now)
-            self.body_size = len(message.body)
+            self.body_size = len(body)
         self._arrived.set()
 
     async def submit(self, headers: Mapping[str, str | int] = TRUE) -> None:
@@ -109,3 +119,34 @@ class Load:
             await self.submit(headers)
         await self.wait()
         return time.perf_counter() - began
+
+
+class Load10(Load):
+    """The same, over AMQP 1.0."""
+
+    bare: Bare
+    jobs: Any
+    answers: Any
+
+    @classmethod
+    @asynccontextmanager
+    async def connected(cls, url: str, queue: str) -> AsyncIterator[Load10]:
+        load = cls(None, queue, "")  # type: ignore[arg-type]
+        load.bare = await Bare.connect(url)
+        try:
+            load.answers = await load.bare.receiver(None, CREDIT, load._on_message)
+            load.replies = load.answers.remote_source.address
+            load.jobs = await load.bare.sender(queue)
+            yield load
+        finally:
+            await load.bare.close()
+
+    def _on_message(self, message: Message, delivery: Delivery) -> None:
+        self._take(str(message.correlation_id), message.properties or {}, bytes(message.body or b""))
+        accept(self.answers, delivery)
+
+    async def submit(self, headers: Mapping[str, str | int] = TRUE) -> None:
+        job_id = str(uuid.uuid4())
+        self.submitted[job_id] = time.perf_counter()
+        message = Message(body=b"", id=job_id, reply_to=self.replies, properties=dict(headers), durable=True)
+        self.bare.send(self.jobs, message)

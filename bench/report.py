@@ -102,6 +102,11 @@ def _targets(figures: Figures) -> Iterable[Target]:
         )
         yield Target("throughput, node / floor", ">= 0.7, goal 1.0", f"{rate:.2f}", rate >= 0.7)
         yield Target("throughput, node / Celery", ">= 1.1", f"{peer:.2f}", peer >= 1.1)
+    for row in figures.get("amqp10", []):
+        node, floor = (summary(row["rounds"][name]) for name in ("node", "floor"))
+        latency, rate = node.p50 / floor.p50, node.rate / floor.rate
+        yield Target(f"AMQP 1.0, {row['broker']}: latency, node / floor", "<= 1.5", f"{latency:.2f}", latency <= 1.5)
+        yield Target(f"AMQP 1.0, {row['broker']}: throughput, node / floor", ">= 0.7", f"{rate:.2f}", rate >= 0.7)
     if "idle" in figures:
         idle = figures["idle"]
         yield Target(
@@ -117,26 +122,39 @@ def _targets(figures: Figures) -> Iterable[Target]:
 # -- sections --------------------------------------------------------------------------------------------------
 
 
-def _compare(figures: Figures) -> str:
-    summaries = {name: summary(rows) for name, rows in figures["rounds"].items()}
-    floor = summaries["floor"]
-    rows = []
-    for name in ("floor", "node", "celery"):
-        each = summaries[name]
-        spread = [row["rate"] for row in figures["rounds"][name]]
-        rows.append((
+COMPARED = ("latency p50", "p99", "throughput", "its rounds", "latency / floor", "throughput / floor")
+
+
+def _compared(rounds: dict[str, list[Figures]]) -> Iterable[tuple[str, ...]]:
+    """A row for each contender: its name, and what COMPARED says."""
+    floor = summary(rounds["floor"])
+    for name in [name for name in ("floor", "node", "celery") if name in rounds]:
+        each = summary(rounds[name])
+        spread = [row["rate"] for row in rounds[name]]
+        yield (
             name, f"{each.p50 * 1e3:.2f} ms", f"{each.p99 * 1e3:.2f} ms", f"{each.rate:.0f} jobs/s",
             f"{min(spread):.0f} to {max(spread):.0f}", f"{each.p50 / floor.p50:.2f}", f"{each.rate / floor.rate:.2f}",
-        ))  # fmt: skip
-    head = ("", "latency p50", "p99", "throughput", "its rounds", "latency / floor", "throughput / floor")
+        )  # fmt: skip
+
+
+def _compare(figures: Figures) -> str:
     return (
         "## Node, floor and Celery\n\n"
         f"`/bin/true`: {figures['sequential']} jobs one after the other for the latency, a burst of {figures['jobs']} "
         f"for the throughput; {len(figures['rounds']['node'])} rounds in turn, medians of the rounds. "
         f"{figures['slots']} slots; Celery prefork with 2 processes, which answers with the exit code only.\n\n"
-        + _table(head, rows)
+        + _table(("", *COMPARED), _compared(figures["rounds"]))
         + "\nCPU per job of the burst, from `/proc`:\n\n"
         + _table(("", "its process", "spawners", "the jobs' own"), _cpu_rows(figures["rounds"]))
+    )
+
+
+def _amqp10(rows: list[Figures]) -> str:
+    lines = [(row["broker"], *line) for row in rows for line in _compared(row["rounds"])]
+    return (
+        "## Over AMQP 1.0\n\n"
+        "The same jobs on other brokers, each a private one: node and floor in turn. The floor here is a bare Proton "
+        "loop that does the same work.\n\n" + _table(("broker", "", *COMPARED), lines)
     )
 
 
@@ -240,6 +258,7 @@ def _idle(row: Figures) -> str:
 
 _SECTIONS: dict[str, Any] = {
     "compare": _compare,
+    "amqp10": _amqp10,
     "slots": _slots,
     "backlog": _backlog,
     "results": _results,

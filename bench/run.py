@@ -25,7 +25,9 @@ from contenders import NotStarted
 from load import LoadError
 from sections import QUICK, SECTIONS, Figures, Plan, say
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "reference"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "reference"
+sys.path.append(str(ROOT))  # for tests/brokers, whose brokers a section starts
 DEFAULT_URL = "amqp://guest:guest@127.0.0.1:5672/"
 
 

@@ -11,12 +11,13 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import bare
 import broker
 import contenders
 import measure
 from celery_app import CeleryLoad
 from contenders import Running
-from load import TRUE, Load, LoadError
+from load import TRUE, Load, Load10, LoadError
 
 Figures: TypeAlias = dict[str, Any]
 WARM_UP = 20
@@ -56,16 +57,20 @@ def say(text: str) -> None:
 
 def compare(url: str, plan: Plan) -> Figures:
     """Node, floor and Celery in turn, in rounds, so that what else the machine does meets all of them."""
-    order = ["floor", "node", "celery"]
+    rounds = _rounds("compare", ["floor", "node", "celery"], url, plan)
+    return {"slots": plan.compare_slots, "jobs": plan.jobs, "sequential": plan.sequential, "rounds": rounds}
+
+
+def _rounds(section: str, order: list[str], url: str, plan: Plan) -> dict[str, list[Figures]]:
     rounds: dict[str, list[Figures]] = {name: [] for name in order}
     for number in range(plan.rounds):
         for name in order:
             row = _compare_one(name, url, plan)
             rounds[name].append(row)
             p50 = statistics.median(row["latencies"])
-            say(f"compare, round {number + 1}: {name:6s} {p50 * 1e3:6.2f} ms, {row['rate']:6.0f} jobs/s")
+            say(f"{section}, round {number + 1}: {name:6s} {p50 * 1e3:6.2f} ms, {row['rate']:6.0f} jobs/s")
         order.append(order.pop(0))  # nobody always comes first
-    return {"slots": plan.compare_slots, "jobs": plan.jobs, "sequential": plan.sequential, "rounds": rounds}
+    return rounds
 
 
 def _compare_one(name: str, url: str, plan: Plan) -> Figures:
@@ -78,7 +83,8 @@ def _compare_one(name: str, url: str, plan: Plan) -> Figures:
 
 
 async def _load(url: str, running: Running, plan: Plan) -> Figures:
-    async with Load.connected(url, running.queue) as load:
+    kind = Load10 if url.startswith("amqp10:") else Load
+    async with kind.connected(url, running.queue) as load:
         await load.sequential(WARM_UP)
         latencies = await load.sequential(plan.sequential)
         used = measure.cpu(running.pid)
@@ -100,6 +106,26 @@ def _celery_load(url: str, running: Running, plan: Plan) -> Figures:
     finally:
         load.close()
     return {"latencies": [round(each, 6) for each in latencies], "rate": plan.jobs / seconds}
+
+
+# -- amqp10 ----------------------------------------------------------------------------------------------------
+
+
+def amqp10(_url: str, plan: Plan) -> list[Figures]:
+    """Node and floor in turn, over AMQP 1.0, on brokers of their own: the embedded one, and Qpid Broker-J."""
+    from tests.brokers.broker_j import PrivateBrokerJ
+    from tests.brokers.embedded import PrivateEmbedded
+    from tests.brokers.process import BrokerUnavailable
+
+    rows = []
+    for name, private in (("carod broker", PrivateEmbedded), ("Broker-J", PrivateBrokerJ)):
+        try:
+            with private() as started:
+                rounds = _rounds(f"amqp10, {name}", ["floor", "node"], started.url, plan)
+                rows.append({"broker": bare.product(started.url), "rounds": rounds})
+        except BrokerUnavailable as problem:
+            say(f"amqp10: {problem}")
+    return rows
 
 
 # -- slots -----------------------------------------------------------------------------------------------------
@@ -263,4 +289,4 @@ def idle(url: str, plan: Plan) -> Figures:
     }  # fmt: skip
 
 
-SECTIONS = {"compare": compare, "slots": slots, "backlog": backlog, "results": results, "idle": idle}
+SECTIONS = {"compare": compare, "amqp10": amqp10, "slots": slots, "backlog": backlog, "results": results, "idle": idle}
