@@ -32,8 +32,7 @@ from carod.amqp import (
     Unroutable,
     open_transport,
 )
-
-PATIENCE = 60
+from tests.node.client import PATIENCE
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,8 @@ class LinkEnd:
         self.wire, self.link = wire, link
         self.ended = ""
         """Why the link is no more, if it is."""
+        self.failure: TransportError | None = None
+        """The same for raising, if it was not we who closed it."""
         self._attached: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         link.owner = self
 
@@ -89,7 +91,7 @@ class LinkEnd:
     def end(self, error: TransportError) -> None:
         """The link, or its connection, is no more."""
         if not self.ended:
-            self.ended = str(error)
+            self.ended, self.failure = str(error), error
             if not self._attached.done():
                 self._attached.set_exception(error)
                 self._attached.exception()

@@ -20,6 +20,7 @@ from carod.amqp.transport import (
     OnDelivery,
     OnEnd,
     Queue,
+    Refused,
     Subscription,
     TransportError,
     Unroutable,
@@ -52,7 +53,13 @@ class Amqp10Transport:
         named = broker.hostname(end.vhost)
         if named is not None and named != hostname:  # only now we know how this broker names it
             await wire.close()
-            wire, broker = await self._open(named)
+            try:
+                wire, broker = await self._open(named)
+            except ConnectionLost:  # it just let us in by another name: it hangs up on this one without a word
+                raise Refused(
+                    f"broker {end.safe_url} refused the connection: there is no vhost {end.vhost!r}, or the user may "
+                    "not use it"
+                ) from None
         self._wire, self._broker = wire, broker
         self._publishers.clear()
         self._private.clear()
@@ -184,19 +191,19 @@ class Amqp10Transport:
 
     async def _publisher(self, address: str) -> Publisher10:
         """A link to an address, kept for the next message."""
-        while True:
-            wire, _ = self._live()
-            opening = self._publishers.get(address)
-            if opening is None:
-                opening = self._publishers[address] = asyncio.ensure_future(wire.publisher(address))
-                opening.add_done_callback(lambda done: self._forget_if_failed(address, done))
-                self._close_oldest()
-            self._publishers.move_to_end(address)
-            publisher = await asyncio.shield(opening)
-            if not publisher.ended:
-                return publisher
-            if self._publishers.get(address) is opening:
-                del self._publishers[address]
+        wire, _ = self._live()
+        opening = self._publishers.get(address)
+        if opening is not None and opening.done() and opening.result().ended:
+            opening = None
+        if opening is None:
+            opening = self._publishers[address] = asyncio.ensure_future(wire.publisher(address))
+            opening.add_done_callback(lambda done: self._forget_if_failed(address, done))
+            self._close_oldest()
+        self._publishers.move_to_end(address)
+        publisher = await asyncio.shield(opening)
+        if publisher.failure is not None:  # attached, and detached in the same breath
+            raise publisher.failure
+        return publisher
 
     def _forget_if_failed(self, address: str, opening: asyncio.Future[Publisher10]) -> None:
         if (opening.cancelled() or opening.exception() is not None) and self._publishers.get(address) is opening:

@@ -16,6 +16,8 @@ from carod.amqp.transport import ConnectionLost, OnDelivery, OnEnd, Refused, Tra
 
 MAX_FRAME = 1 << 17
 """Bytes of a frame we take; a large message is cut into frames, between which others pass."""
+MIN_IDLE = 2
+"""Seconds of silence that a broker must be allowed: it hears of half of it, and some refuse less than 1."""
 CONSUMERS = "consumers"
 """The session whose end is the connection's: there are consumers on it that nobody would miss in time."""
 OUTCOMES = ("amqp:accepted:list", "amqp:rejected:list", "amqp:released:list", "amqp:modified:list")
@@ -47,7 +49,7 @@ class Wire:
             connection.user, connection.password = endpoint.credentials
         else:
             sasl.allowed_mechs("ANONYMOUS")
-        transport.idle_timeout = endpoint.heartbeat
+        transport.idle_timeout = max(MIN_IDLE, endpoint.heartbeat)
         transport.max_frame_size = MAX_FRAME
         connection.container = f"{endpoint.name} {uuid4()}"
         connection.hostname = hostname
@@ -55,7 +57,6 @@ class Wire:
         engine.open()
         connection.open()
         self._sessions: dict[str, Session] = {}
-        self._lane(CONSUMERS)
 
     @property
     def properties(self) -> dict[str, Any]:
@@ -170,6 +171,11 @@ class Wire:
 
     # -- events ------------------------------------------------------------------------------------------------
 
+    def on_connection_remote_open(self, _event: Event) -> None:
+        self._lane(
+            CONSUMERS
+        )  # not earlier: a broker that refuses the connection would cut it off for what it can't read
+
     def on_session_remote_open(self, _event: Event) -> None:
         if not self._begun.done():
             self._begun.set_result(None)
@@ -220,7 +226,7 @@ class Wire:
         name = condition.name if condition is not None else ""
         if name == "amqp:unauthorized-access":
             self._fail(Refused(f"{where} refused the connection: {self._reason}; check user and password"))
-        elif "header mismatch" in self._reason:
+        elif "protocol header" in self._reason or "header mismatch" in self._reason:
             hint = "it speaks another protocol there; amqp:// is AMQP 0-9-1, amqp10:// AMQP 1.0"
             self._fail(Refused(f"{where} refused the connection: {self._reason}; {hint}"))
         self._fail(ConnectionLost(f"{where}: {self._reason}"))
