@@ -219,6 +219,23 @@ def test_a_message_that_can_not_be_read_is_rejected_or_handed_on_as_it_is(
     client.manage("DELETE", "Queue", key="grid")
 
 
+def test_a_message_that_comes_byte_by_byte_is_put_together(broker: Broker, client: Client) -> None:
+    client.declare("grid")
+    sent = Message(id="x" * 50, body=bytes(range(256)), properties={"Cmd": "/bin/true"}, durable=True, ttl=60)
+    with closing(Raw(broker)) as raw:
+        link = raw.sender("grid")
+        delivery = link.delivery("1")
+        for byte in sent.encode():
+            link.stream(bytes((byte,)))
+            raw.write()
+        link.advance()
+        raw.read_until(lambda: delivery.settled)
+    receiver = client.receiver("grid")
+    got = receiver.next()
+    assert (got.id, bytes(got.body), got.properties, got.durable) == (sent.id, sent.body, sent.properties, True)
+    receiver.accept()
+
+
 def test_an_aborted_message_is_not_delivered(broker: Broker, client: Client) -> None:
     client.declare("grid")
     with closing(Raw(broker)) as raw:

@@ -10,9 +10,10 @@ import time
 from types import TracebackType
 from uuid import uuid4
 
-from carod.amqp.embedded.connection import Connection, Incoming
+from carod.amqp.embedded.connection import Connection
 from carod.amqp.embedded.exchange import PREDEFINED, Exchange
 from carod.amqp.embedded.greeting import Greeting
+from carod.amqp.embedded.links import Incoming
 from carod.amqp.embedded.message import Stored
 from carod.amqp.embedded.queue import Memory, Queue, TooMany, Traits
 

@@ -26,6 +26,8 @@ UNTIL_UNUSED = ("DELETE_ON_NO_OUTBOUND_LINKS", "DELETE_ON_NO_LINKS")
 UNTIL_CLOSED = "DELETE_ON_CONNECTION_CLOSE"
 LIFETIMES = ("PERMANENT", UNTIL_CLOSED, *UNTIL_UNUSED)
 EXCLUSIVES = ("NONE", "CONNECTION", "LINK")
+LONGEST_NAME = 255
+"""Characters of a queue's or exchange's name or a key, as in AMQP 0-9-1."""
 Reply = tuple[int, str, Any]
 """Status (HTTP's), its text if it is an error, and a map or a list."""
 
@@ -59,8 +61,8 @@ def _do(broker: EmbeddedBroker, owner: Any, headers: Any, body: Any) -> Reply:
     is_queue = what.endswith("Queue")
     if operation == "CREATE":
         name = str(attributes.get("name") or headers.get("name") or "")
-        if not name or name == ADDRESS:
-            return 400, f"an object can't have the name {name!r}", {}
+        if not name or name == ADDRESS or len(name) > LONGEST_NAME:
+            return 400, f"an object can't have the name {name[:80]!r}", {}
         if name in broker.queues or name in broker.exchanges:
             return 409, f"there is {name!r} already", {}
         if is_queue:
@@ -186,6 +188,8 @@ def _bind(broker: EmbeddedBroker, _owner: Any, exchange: Exchange, headers: Any,
     queue = broker.queues.get(name)
     if queue is None:
         return 400, f"there is no queue {name!r} to bind", {}
+    if len(key) > LONGEST_NAME:
+        return 400, f"a key has {LONGEST_NAME} characters at most, not {len(key)}", {}
     done = broker.unbind(exchange, queue, key) if undo else broker.bind(exchange, queue, key)
     return 200, "", {"changed": done}
 

@@ -6,6 +6,7 @@ Bodies are never decoded, and only the header section is ever written anew (AMQP
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -40,18 +41,19 @@ class Stored:
     `expires` is when it is no more to be delivered (time.monotonic), by its own will.
     """
 
-    __slots__ = ("_durable", "_header_size", "chunks", "count", "expires", "priority", "size", "subject", "to")
+    __slots__ = ("_durable", "_head", "_header_size", "_rest", "count", "expires", "priority", "size", "subject", "to")
 
-    def __init__(self, chunks: list[bytes]) -> None:
+    def __init__(self, chunks: Sequence[bytes | bytearray]) -> None:
         self.size = sum(map(len, chunks))
-        self.chunks = _with_head(chunks)
+        head, self._rest = _parted(chunks)
         try:
-            self._read(self.chunks[0])
+            self._read(head)
         except Malformed:
-            if len(self.chunks) == 1:
+            if not self._rest:
                 raise
-            self.chunks = [b"".join(chunks)]  # a section that goes beyond the first piece
-            self._read(self.chunks[0])
+            head, self._rest = b"".join(chunks), ()  # a section that goes beyond the first piece
+            self._read(head)
+        self._head = head
 
     def _read(self, data: bytes) -> None:
         self.to: str | None = None
@@ -73,27 +75,26 @@ class Stored:
                 break
         self.expires = _expiry(ttl, absolute)
 
-    def encoded(self, count: int) -> list[bytes]:
+    def encoded(self, count: int) -> tuple[bytes | bytearray, ...]:
         """The message as it is to be sent when `count` deliveries of it have failed."""
         if not count and self.expires is None:
-            return self.chunks
+            return (self._head, *self._rest)
         ttl = None if self.expires is None else max(0, round((self.expires - time.monotonic()) * 1000))
         fields = [
             codec.encode(self._durable), bytes((0x50, self.priority)),
             codec.encode(None) if ttl is None else codec.encode_uint(ttl),
             codec.encode(False), codec.encode_uint(count),
         ]  # fmt: skip
-        first, *rest = self.chunks
-        return [_HEADER_MARK + codec.encode_list(fields) + first[self._header_size :], *rest]
+        return (_HEADER_MARK + codec.encode_list(fields) + self._head[self._header_size :], *self._rest)
 
 
-def _with_head(chunks: list[bytes]) -> list[bytes]:
-    """The same bytes, with a first piece that is all of a small message or at least HEAD of a large one."""
+def _parted(chunks: Sequence[bytes | bytearray]) -> tuple[bytes, tuple[bytes | bytearray, ...]]:
+    """A first piece that is all of a small message or at least HEAD of a large one, and the others."""
     size, number = 0, 0
     while number < len(chunks) and size < HEAD:
         size += len(chunks[number])
         number += 1
-    return chunks if number == 1 else [b"".join(chunks[:number]), *chunks[number:]]
+    return b"".join(chunks[:number]), tuple(chunks[number:])
 
 
 @lru_cache(maxsize=256)
