@@ -16,7 +16,7 @@ from carod.control import ECHO, EVERYONE, Action, BadRequest, Request, answer, j
 from carod.job import NODE_ATTRIBUTES, Job, wire_headers
 from carod.log import event
 from carod.node.claims import DECIDING, DONE, RUNNING, Claims
-from carod.node.custody import HELLO, is_second
+from carod.node.custody import AGAIN, HELLO, is_second
 from carod.starter.slot import Slot
 from carod.starter.starter import End, Starter
 
@@ -45,7 +45,7 @@ class Governed(Protocol):
     def holds(self, key: str) -> bool: ...
     @property
     def claims(self) -> Claims: ...
-    def note_done(self, key: str) -> None: ...
+    def note_done(self, key: str, *, again: bool) -> None: ...
     async def meet(self, node: str) -> None: ...
     def spawn(self, work: Coroutine[Any, Any, None]) -> None: ...
     async def drain(self) -> None: ...
@@ -104,7 +104,7 @@ class Control:
                 return self._who_has(request, message)
             case Action.DONE:
                 self._note_done(request)
-                if request.name == HELLO:
+                if request.name == HELLO and request.node:
                     await self._node.meet(request.node)
                 return None
             case _:
@@ -135,7 +135,7 @@ class Control:
         keys = request.value if isinstance(request.value, list) else [request.job]
         for key in map(str, keys):
             if key not in running:
-                self._node.note_done(key)
+                self._node.note_done(key, again=request.name == AGAIN)
             elif is_second(running[key].delivery):  # else its client has used a message id twice
                 running[key].give_way(request.node)
 

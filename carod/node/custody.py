@@ -37,8 +37,8 @@ LAST_ASK = 1.0
 """The same when silence means that the job is started again: a busy node may take its time."""
 PARKED_FOR, HANDED_OVER, REQUEUED = "x-carod-parked-for", "x-carod-handed-over", "x-carod-requeued"
 """Marks of a job that a node published anew: seconds it was parked; which node it comes from; that it is nobody's."""
-HELLO = "hello"
-"""Name in an announcement of a node that has just connected."""
+HELLO, AGAIN = "hello", "again"
+"""Names of announcements: of a node that has just connected; of jobs that come again for certain."""
 ANNOUNCED_AT_ONCE = 100
 """Jobs in one announcement: all of a message's headers have to fit into one frame."""
 MARGIN = 0.5
@@ -137,10 +137,9 @@ class Custody:
         self.claims = Claims(config.node_name, 2 * config.adoption_wait)
 
     def connected(self, away: float) -> None:
-        """A connection has begun after so many seconds without one; for ever, if it is our first.
+        """A connection has begun after so many seconds without one.
 
-        If we were away for most of the time that a job is parked, we have not heard who claimed it; and if it is the
-        broker that was away, others have yet to come back.
+        If it is the broker that was away, and for most of the time that a job is parked, others have yet to come back.
         """
         if away > self._config.adoption_wait / 2:
             self._all_back_at = time.monotonic() + self._config.adoption_wait / 2
@@ -231,17 +230,17 @@ class Custody:
         event(log, "job parked", job=job.id, wait=left, reason=reason or "its node may be about to come back")
         delivery.settle(Outcome.ACCEPTED)
 
-    async def announce(self, keys: Sequence[str], user: str | None, to: str = EVERYONE, *, hello: bool = False) -> None:
+    async def announce(self, keys: Sequence[str], user: str | None, to: str = EVERYONE, name: str = AGAIN) -> None:
         """Tell all nodes, or one, of jobs (`Job.key`) that are done, whose deliveries the broker may bring again.
 
-        Should this node be away then, another one knows. Not confirmed: it is one safety of two. With `hello` the
-        others answer in kind, and are told also if there is none.
+        Should this node be away then, another one knows. Not confirmed: it is one safety of two. The others pass on
+        those that come AGAIN; to HELLO they answer with what they have of that kind, also if it names no job.
         """
-        for first in range(0, max(len(keys), int(hello)), ANNOUNCED_AT_ONCE):
+        node = self._config.node_name
+        for first in range(0, max(len(keys), name == HELLO), ANNOUNCED_AT_ONCE):
             part: list[HeaderValue] = list(keys[first : first + ANNOUNCED_AT_ONCE])
-            name = HELLO if hello and not first else ""
-            node = self._config.node_name
-            request = Request(Action.DONE, str(part[0]) if part else "none", name, part, node=node, sender=user)
+            called = "" if first and name == HELLO else name  # one answer is enough
+            request = Request(Action.DONE, str(part[0]) if part else "none", called, part, node=node, sender=user)
             with contextlib.suppress(TransportError):
                 await self._transport.publish(
                     request.to_message(), Address(f"{self._queue}.control", to), confirm=False

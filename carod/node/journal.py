@@ -110,14 +110,14 @@ class Journal:
         return list(self._own_done)[-count:]
 
     def doubt(self, key: str) -> None:
-        """The broker may not know that this job of ours is settled, and bring it again, however long that takes."""
+        """This job, which is done, is not settled, and comes again, however long that takes."""
         if key not in self._doubtful:
             self._add_doubtful(key)
             self._append({"doubt": key})
 
     @property
     def doubtful(self) -> list[str]:
-        """Keys of the jobs that were finished here and may come again."""
+        """Keys of the jobs that are done and come again."""
         return list(self._doubtful)
 
     def _add_doubtful(self, key: str) -> None:

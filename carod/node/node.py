@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import random
 import signal
@@ -229,7 +228,8 @@ class Node:
 
     async def _go_online(self) -> None:
         await self.transport.connect()
-        self._custody.connected(time.monotonic() - self._offline_since if self._connections else math.inf)
+        if self._connections:
+            self._custody.connected(time.monotonic() - self._offline_since)
         self._connections += 1
         asyncio.ensure_future(self.transport.wait_closed()).add_done_callback(lambda _: self._asker.lost())
         await declare(self.transport, self.config)
@@ -468,8 +468,10 @@ class Node:
     def claims(self) -> Claims:
         return self._custody.claims
 
-    def note_done(self, key: str) -> None:
+    def note_done(self, key: str, *, again: bool) -> None:
         self.journal.told(key)
+        if again:
+            self.journal.doubt(key)
 
     async def meet(self, node: str) -> None:
         """Another node has connected."""

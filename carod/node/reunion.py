@@ -13,12 +13,14 @@ from carod.control import Action, Asker, Request, node_key
 from carod.job import Job, wire_headers
 from carod.log import event
 from carod.node.claims import DONE, RUNNING
-from carod.node.custody import ASK, LAST_ASK, Custody
+from carod.node.custody import ASK, HELLO, LAST_ASK, Custody
 from carod.node.journal import Journal
 from carod.node.post import Post
 from carod.starter.starter import Starter
 
 log = logging.getLogger("carod.reunion")
+TOLD = 200
+"""Jobs that are done of which a node that comes is told: all others tell it of as many."""
 COMPARISONS = 20
 """Times that another node which has our job is asked to yield, before we do."""
 
@@ -78,16 +80,14 @@ class Reunion:
     async def introduce(self, count: int) -> None:
         """Tell the others that we are here, and what is done here, or in an earlier life, that may come again.
 
-        That is the last `count` jobs that were finished, too: the broker may not know that they are settled. The others
-        answer with what they have of that kind.
+        That is the last `count` jobs that were finished, too: the broker may not know that they are settled.
         """
-        for key in self._journal.last_done(count):
-            self._journal.doubt(key)
-        await self._custody.announce(self._journal.doubtful, self._user, hello=True)
+        await self._custody.announce(self._journal.last_done(count), self._user, name=HELLO)
+        await self._custody.announce(self._journal.doubtful, self._user)
 
     async def answer_introduction(self, node: str) -> None:
-        """Tell a node that has just come what is done here and may come again."""
-        await self._custody.announce(self._journal.doubtful, self._user, node_key(node))
+        """Tell a node that has just come what is done, here or elsewhere, and comes again."""
+        await self._custody.announce(self._journal.doubtful[-TOLD:], self._user, node_key(node))
 
     async def tell_done(self, key: str) -> None:
         """Tell the others that a job is done whose delivery comes again."""

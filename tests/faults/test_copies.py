@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 
@@ -92,10 +93,15 @@ async def test_a_node_that_comes_later_is_told_of_jobs_that_may_come_again(grid:
     await client.submit_all([(job, headers)])
     await client.all_final([job])
     kill(knowing)
+    with (grid.execute / "knowing.journal").open("a") as journal:
+        journal.write(json.dumps({"doubt": job}) + "\n")  # as after a settlement that failed
+    told = await start(grid, "told")
     knowing = await start(grid, "knowing")
-    late = await start(grid, "late")
-    await until(lambda: job in (grid.execute / "late.journal").read_text(), "what the node has been told")
+    await until(lambda: job in (grid.execute / "told.journal").read_text(), "what the node has been told")
     kill(knowing)
+    late = await start(grid, "late")
+    await until(lambda: job in (grid.execute / "late.journal").read_text(), "what the node has been told in turn")
+    kill(told)
     await client.submit_all([(job, {**headers, "x-carod-parked-for": 60.0})])
     await late.seen("job is done already", job=job)
     await grid.each_ran_once(client, [job])

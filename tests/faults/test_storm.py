@@ -43,6 +43,7 @@ async def storm(grid: Grid, count: int) -> None:
         ids = await client.submit_all(jobs)
         await weather.start()
         faults = asyncio.create_task(weather.blow())
+        asyncio.get_running_loop().call_later(60 + count * 0.05, weather.end)  # so that it ends on any machine
         try:
             await client.all_final(ids, 120 + count * 0.1)
         finally:
