@@ -31,7 +31,7 @@ from carod.amqp import (
     open_transport,
     with_protocol,
 )
-from carod.amqp.amqp10.brokers import matches
+from carod.amqp.amqp10.brokers import Target, matches
 from carod.amqp.amqp10.transport import Amqp10Transport
 from carod.amqp.embedded import EmbeddedBroker
 from carod.amqp.engine import Engine, Event
@@ -275,7 +275,7 @@ async def test_a_message_that_can_not_be_read_is_delivered_as_that(broker: Embed
     queue = await a_queue(transport)
     arrived: asyncio.Queue[Delivery] = asyncio.Queue()
     await transport.consume(queue, arrived.put_nowait)
-    publisher = await transport._publisher("")
+    publisher = await transport._publisher(Target(""))
     to = (
         b"\x00\x53\x73\xd0" + (4 + 4 + len(queue)).to_bytes(4, "big") + b"\0\0\0\x03\x40\x40\xa1" + bytes((len(queue),))
     )

@@ -64,12 +64,14 @@ class Combination:
         return f"{self.broker}: node {self.node}, client {self.client}"
 
 
-URLS = {"rabbitmq": "url", "rabbitmq4": "url", "broker_j": "url", "embedded": "url"}
+URLS = {"artemis": "url10"}
+"""Which of a broker's URLs to take, if not `url`."""
 BASELINE = Combination("rabbitmq", "0-9-1", "0-9-1")
 COMBINATIONS = [Combination("rabbitmq4", node, client) for node in ("0-9-1", "1.0") for client in ("0-9-1", "1.0")] + [
     Combination("rabbitmq", "0-9-1", "1.0"),
     Combination("broker_j", "1.0", "1.0"),
     Combination("embedded", "1.0", "1.0"),
+    Combination("artemis", "1.0", "1.0"),
 ]
 
 JOBS: dict[str, Job] = {
@@ -186,7 +188,8 @@ class Grids:
 
     def url(self, broker: str) -> str:
         fixture = "rabbitmq_with_plugin" if broker == "rabbitmq" else broker
-        return str(self._request.getfixturevalue(fixture).url)
+        found = self._request.getfixturevalue(fixture)
+        return str(getattr(found, URLS.get(broker, "url")))
 
     def queue(self, broker: str, protocol: str) -> str:
         """The job queue of a node that speaks this protocol there."""

@@ -26,12 +26,22 @@ log = logging.getLogger("carod.amqp")
 class Target:
     """Where messages for an address go: their `to` and, for an exchange, the key that they carry as subject.
 
-    `link` is the address of the link they are sent on; empty for the one link on which each says where it goes.
+    `link` is the address of the link they are sent on, and `capability` what it asks for; empty for the one link on
+    which each message says where it goes.
     """
 
     to: str
     subject: str | None = None
     link: str = ""
+    capability: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a consumer's link is opened with."""
+
+    address: str
+    capability: str = ""
 
 
 class Broker(Protocol):
@@ -39,6 +49,8 @@ class Broker(Protocol):
 
     release_as: ClassVar[int]
     """The outcome (Proton's number) that gives a message back and says that it was delivered before."""
+    tells_unroutable: ClassVar[bool]
+    """Whether a message to a queue that is not there is harmless; else `routes` is to be asked before each."""
 
     def hostname(self, vhost: str) -> str | None:
         """What an open frame must name for a virtual host, if not the vhost itself."""
@@ -48,8 +60,8 @@ class Broker(Protocol):
     def redelivered(self, received: Received) -> bool:
         """Whether somebody may have had this message before."""
 
-    async def source_of(self, queue: str) -> str:
-        """The address from which a queue is consumed. May raise Refused if there is none."""
+    async def source_of(self, queue: str) -> Source:
+        """From where a queue is consumed. May raise Refused if there is none."""
 
     async def declare_private(self) -> str | None:
         """Make a queue that ends with the connection; None where a link with a dynamic source is how that is done."""
@@ -59,8 +71,11 @@ class Broker(Protocol):
 
     async def declare_exchange(self, exchange: Exchange) -> bool: ...
 
-    async def bind(self, queue: str, to: Address) -> None:
-        """Have an exchange's messages with that key come to a queue. Raises Refused."""
+    async def bind(self, queue: str, to: Address) -> Source | None:
+        """Have an exchange's messages with that key come to a queue. Raises Refused.
+
+        Where a broker can't, what comes back is to be consumed beside the queue.
+        """
 
     async def exists(self, exchange: str) -> bool: ...
 
@@ -69,7 +84,7 @@ class Broker(Protocol):
     async def depth(self, queue: str) -> int | None: ...
 
     async def routes(self, to: Address) -> bool:
-        """Whether a message to an exchange gets anywhere. True, too, where the broker itself would say if not."""
+        """Whether a message gets anywhere. True, too, where the broker itself would say if not."""
 
 
 def broker_of(wire: Wire) -> Broker:
@@ -81,6 +96,10 @@ def broker_of(wire: Wire) -> Broker:
         return BrokerJ(wire)
     if product == "carod-broker":
         return Embedded(wire)
+    if product == "apache-activemq-artemis":
+        from carod.amqp.amqp10.artemis import Artemis
+
+        return Artemis(wire)
     raise Refused(
         f"broker {wire.endpoint.safe_url} says it is {product or 'none that names itself'!r}, whose addresses over "
         "AMQP 1.0 are not known here; where it speaks AMQP 0-9-1, amqp:// will do"
@@ -103,6 +122,7 @@ class BrokerJ:
     """
 
     release_as: ClassVar[int] = Disposition.MODIFIED
+    tells_unroutable: ClassVar[bool] = True
 
     def __init__(self, wire: Wire) -> None:
         self._management = Management(wire)
@@ -110,8 +130,8 @@ class BrokerJ:
     def hostname(self, vhost: str) -> str | None:
         return None
 
-    async def source_of(self, queue: str) -> str:
-        return queue
+    async def source_of(self, queue: str) -> Source:
+        return Source(queue)
 
     async def declare_private(self) -> str | None:
         return None
@@ -168,16 +188,19 @@ class BrokerJ:
             raise _said(answer, f"exchange {exchange.name!r}")
         return found.get("qpid-type") == exchange.kind
 
-    async def bind(self, queue: str, to: Address) -> None:
+    async def bind(self, queue: str, to: Address) -> Source | None:
         answer = await self._management.invoke("bind", EXCHANGE, to.exchange, destination=queue, bindingKey=to.key)
         if not answer.ok:
             raise _said(answer, f"binding {queue} to {to}")
+        return None
 
     async def exists(self, exchange: str) -> bool:
         return bool(await self._read(EXCHANGE, exchange))
 
     async def routes(self, to: Address) -> bool:
         """An exchange made by somebody else accepts what it then drops."""
+        if not to.exchange:
+            return True
         found = await self._read(EXCHANGE, to.exchange)
         if not found or found.get("unroutableMessageBehaviour") == "REJECT":
             return True
@@ -242,6 +265,7 @@ class RabbitMQ:
     """RabbitMQ 4: addresses of version 2, managed at `/management`."""
 
     release_as: ClassVar[int] = Disposition.RELEASED
+    tells_unroutable: ClassVar[bool] = True
 
     def __init__(self, wire: Wire) -> None:
         version = str(wire.properties.get("version", ""))
@@ -255,10 +279,10 @@ class RabbitMQ:
     def hostname(self, vhost: str) -> str | None:
         return None if vhost == "/" else f"vhost:{vhost}"
 
-    async def source_of(self, queue: str) -> str:
+    async def source_of(self, queue: str) -> Source:
         if await self.depth(queue) is None:  # consuming what is not there costs the session, and all who are on it
             raise Refused(f"no queue {queue!r}")
-        return f"/queues/{_quoted(queue)}"
+        return Source(f"/queues/{_quoted(queue)}")
 
     async def declare_private(self) -> str | None:
         name = f"carod.{uuid4()}"
@@ -306,11 +330,12 @@ class RabbitMQ:
             return False
         raise _said(answer, f"exchange {exchange.name!r}")
 
-    async def bind(self, queue: str, to: Address) -> None:
+    async def bind(self, queue: str, to: Address) -> Source | None:
         wanted = {"source": to.exchange, "destination_queue": queue, "binding_key": to.key, "arguments": {}}
         answer = await self._management.ask("POST", "/bindings", wanted)
         if not answer.ok:
             raise _said(answer, f"binding {queue} to {to}")
+        return None
 
     async def exists(self, exchange: str) -> bool:
         """Nothing says so but the refusal to bind a queue that is not there: it names a missing exchange first."""

@@ -249,6 +249,21 @@ class Subscription10(LinkEnd):
             self.close()
 
 
+class Together:
+    """Consumers that are one to whoever asked for them."""
+
+    def __init__(self, subscriptions: list[Subscription10]) -> None:
+        self._subscriptions = subscriptions
+
+    @property
+    def unsettled(self) -> int:
+        return sum(subscription.unsettled for subscription in self._subscriptions)
+
+    async def cancel(self) -> None:
+        for subscription in self._subscriptions:
+            await subscription.cancel()
+
+
 class Delivery10:
     """A delivery over AMQP 1.0. Settling after its link ended raises StaleDelivery."""
 

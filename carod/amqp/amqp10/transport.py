@@ -7,8 +7,8 @@ from collections import OrderedDict
 from contextlib import suppress
 
 from carod.amqp.addresses import read_reply_to
-from carod.amqp.amqp10.brokers import Broker, broker_of
-from carod.amqp.amqp10.links import Publisher10, Subscription10, encoded
+from carod.amqp.amqp10.brokers import Broker, Source, Target, broker_of
+from carod.amqp.amqp10.links import Publisher10, Sent, Subscription10, Together, encoded
 from carod.amqp.amqp10.wire import Wire
 from carod.amqp.endpoint import Endpoint
 from carod.amqp.transport import (
@@ -41,8 +41,10 @@ class Amqp10Transport:
         self._broker: Broker | None = None
         self._publishers: OrderedDict[str, asyncio.Future[Publisher10]] = OrderedDict()
         self._private: dict[str, Subscription10] = {}
+        self._beside: dict[str, list[Source]] = {}
+        """What is to be consumed together with a queue, on brokers that can't bind it."""
         self._known_exchanges: set[str] = set()
-        self._bulk = asyncio.Lock()
+        self._bulk, self._asking = asyncio.Lock(), asyncio.Lock()
 
     # -- the connection ----------------------------------------------------------------------------------------
 
@@ -63,6 +65,7 @@ class Amqp10Transport:
         self._wire, self._broker = wire, broker
         self._publishers.clear()
         self._private.clear()
+        self._beside.clear()
         self._known_exchanges.clear()
 
     async def _open(self, hostname: str) -> tuple[Wire, Broker]:
@@ -110,8 +113,8 @@ class Amqp10Transport:
             as_asked = await broker.declare_queue(what)
         else:
             name = await self._declare_private(wire)
-        for binding in what.bindings:
-            await broker.bind(name, binding)
+        beside = [await broker.bind(name, binding) for binding in what.bindings]
+        self._beside[name] = [source for source in beside if source is not None]
         return name, as_asked
 
     async def _declare_private(self, wire: Wire) -> str:
@@ -146,12 +149,16 @@ class Amqp10Transport:
         on_end: OnEnd | None = None,
     ) -> Subscription:
         wire, broker = self._live()
-        subscription = await wire.subscription(
-            await broker.source_of(queue), on_delivery, credit=credit, settled=settled, on_end=on_end,
-            redelivered=broker.redelivered, release=broker.release_as,
-        )  # fmt: skip
-        subscription.start()
-        return subscription
+        subscriptions = [
+            await wire.subscription(
+                source.address, on_delivery, capability=source.capability, credit=credit, settled=settled,
+                on_end=on_end, redelivered=broker.redelivered, release=broker.release_as,
+            )
+            for source in (await broker.source_of(queue), *self._beside.get(queue, ()))
+        ]  # fmt: skip
+        for subscription in subscriptions:
+            subscription.start()
+        return subscriptions[0] if len(subscriptions) == 1 else Together(subscriptions)
 
     # -- publishing --------------------------------------------------------------------------------------------
 
@@ -161,42 +168,56 @@ class Amqp10Transport:
         body = message.body if message.value is None else b""
         size = len(body) if isinstance(body, bytes) else body.seek(0, 2)
         head = encoded(message, size, to=target.to, subject=target.subject)
-        if size > LARGE_BODY:
-            await self._publish_large(head, message, size, target.link, to)
-            return
-        if to.exchange and confirm and not await broker.routes(to):
-            raise Unroutable(f"no queue for {str(to)!r}: the exchange has no binding for it")
-        publisher = await self._publisher(target.link)
-        if not isinstance(body, bytes):
-            body.seek(0)
-            body = body.read()
-        sent = publisher.send(head + body, str(to), patient=confirm)
+        if (confirm and to.exchange) or not broker.tells_unroutable:
+            async with self._asking:  # an answer that comes out of turn must not change the messages' order
+                if not await broker.routes(to):
+                    if not confirm:
+                        return
+                    raise Unroutable(f"no queue for {str(to)!r}: the broker has none, or no binding for it")
+                sent = await self._send(head, message, size, target, to, confirm)
+        else:
+            sent = await self._send(head, message, size, target, to, confirm)
         if confirm:
             await sent.arrived()
 
-    async def _publish_large(self, head: bytes, message: Message, size: int, address: str, to: Address) -> None:
+    async def _send(self, head: bytes, message: Message, size: int, target: Target, to: Address, confirm: bool) -> Sent:
+        if size > LARGE_BODY:
+            return await self._publish_large(head, message, size, target, to)
+        publisher = await self._publisher(target)
+        body = message.body if message.value is None else b""
+        if not isinstance(body, bytes):
+            body.seek(0)
+            body = body.read()
+        return publisher.send(head + body, str(to), patient=confirm)
+
+    async def _publish_large(self, head: bytes, message: Message, size: int, target: Target, to: Address) -> Sent:
         async with self._bulk:
             wire, _ = self._live()
-            earlier = self._publishers.get(address)
+            earlier = self._publishers.get(target.link)
             if earlier is not None:  # sessions may overtake each other: what was sent before must be there before
                 with suppress(TransportError):
                     await (await asyncio.shield(earlier)).settled()
             session = wire.session()
             try:
-                publisher = await wire.publisher(address, session=session)
-                await (await publisher.stream(head, message.body, size, str(to))).arrived()
+                publisher = await wire.publisher(target.link, session=session, capability=target.capability)
+                sent = await publisher.stream(head, message.body, size, str(to))
+                await sent.arrived()
+                return sent
             finally:
                 session.close()
                 wire.engine.flush()
 
-    async def _publisher(self, address: str) -> Publisher10:
+    async def _publisher(self, target: Target) -> Publisher10:
         """A link to an address, kept for the next message."""
         wire, _ = self._live()
+        address = target.link
         opening = self._publishers.get(address)
         if opening is not None and opening.done() and opening.result().ended:
             opening = None
         if opening is None:
-            opening = self._publishers[address] = asyncio.ensure_future(wire.publisher(address))
+            opening = self._publishers[address] = asyncio.ensure_future(
+                wire.publisher(address, capability=target.capability)
+            )
             opening.add_done_callback(lambda done: self._forget_if_failed(address, done))
             self._close_oldest()
         self._publishers.move_to_end(address)

@@ -105,6 +105,7 @@ class Wire:
         *,
         lane: str = "publishers",
         session: Session | None = None,
+        capability: str = "",
         settled: bool = False,
         name: str = "",
         properties: dict[symbol, Any] | None = None,
@@ -119,6 +120,8 @@ class Wire:
         link.source.address = address or link.name
         if address:
             link.target.address = address
+        if capability:
+            link.target.capabilities.put_object(_symbols((capability,)))
         link.source.outcomes.put_object(_symbols(OUTCOMES))
         link.snd_settle_mode = Link.SND_SETTLED if settled else Link.SND_MIXED
         link.properties = properties
@@ -135,6 +138,7 @@ class Wire:
         settled: bool = False,
         on_end: OnEnd | None = None,
         lane: str = CONSUMERS,
+        capability: str = "",
         name: str = "",
         properties: dict[symbol, Any] | None = None,
         **traits: Any,
@@ -148,6 +152,8 @@ class Wire:
         link.snd_settle_mode = Link.SND_SETTLED if settled else Link.SND_UNSETTLED
         if address:
             link.source.address = link.target.address = address
+            if capability:
+                link.source.capabilities.put_object(_symbols((capability,)))
         else:
             link.source.dynamic = True
             link.source.expiry_policy = Terminus.EXPIRE_WITH_LINK
