@@ -30,18 +30,61 @@ PATIENCE = 120.0
 """Seconds after which a test that waits for what does not come fails; a machine busy with other tests is slow."""
 
 
-class Client:
-    """Submits durable jobs, and reads the replies from a durable queue, connecting again whenever it has to."""
+class Replies:
+    """What has come back so far, over whichever protocol."""
 
-    def __init__(self, url: str, queue: str) -> None:
-        self.url, self.queue = url, queue
-        self.reply_to = f"{queue}.replies"
+    def __init__(self) -> None:
         self.replies: defaultdict[str, list[Received]] = defaultdict(list)
         self.finals: defaultdict[str, dict[str, Received]] = defaultdict(dict)
         """By job, then by message id: a final reply that a node had to send again is the same message."""
         self.repeated = 0
         self._seen: set[str] = set()
         self._changed = asyncio.Condition()
+
+    async def note(self, reply: Received, *, redelivered: bool) -> None:
+        """A reply has come; `redelivered` when it is the broker that may bring it again."""
+        properties = reply.properties
+        job, message_id = properties.correlation_id or "", properties.message_id or ""
+        again = message_id in self._seen
+        self._seen.add(message_id)
+        async with self._changed:
+            if not again:
+                self.replies[job].append(reply)
+            if reply.final:
+                self.repeated += again and not redelivered
+                self.finals[job][message_id] = reply
+            self._changed.notify_all()
+
+    async def all_final(self, jobs: Iterable[str], patience: float = PATIENCE) -> None:
+        """Wait until each job has a final reply."""
+        wanted = set(jobs)
+        try:
+            async with asyncio.timeout(patience), self._changed:
+                await self._changed.wait_for(lambda: wanted <= self.finals.keys())
+        except TimeoutError:
+            missing = sorted(wanted - self.finals.keys())
+            raise AssertionError(f"no final reply for {len(missing)} of {len(wanted)} jobs: {missing[:20]}") from None
+
+    async def seen(self, job: str, wanted: Callable[[Received], bool]) -> Received:
+        """The first reply to a job that is as wanted."""
+        found: list[Received] = []
+        async with asyncio.timeout(PATIENCE), self._changed:
+            await self._changed.wait_for(lambda: bool(found.extend(filter(wanted, self.replies[job])) or found))
+        return found[0]
+
+    def final(self, job: str) -> Received:
+        """The job's only final reply."""
+        (reply,) = self.finals[job].values()
+        return reply
+
+
+class Client(Replies):
+    """Submits durable jobs, and reads the replies from a durable queue, connecting again whenever it has to."""
+
+    def __init__(self, url: str, queue: str) -> None:
+        super().__init__()
+        self.url, self.queue = url, queue
+        self.reply_to = f"{queue}.replies"
         self._connection: aiormq.abc.AbstractConnection | None = None
         self._reader: asyncio.Task[None] | None = None
 
@@ -84,28 +127,6 @@ class Client:
             body, routing_key=self.queue, properties=Basic.Properties(headers=headers, **wanted)
         )
 
-    async def all_final(self, jobs: Iterable[str], patience: float = PATIENCE) -> None:
-        """Wait until each job has a final reply."""
-        wanted = set(jobs)
-        try:
-            async with asyncio.timeout(patience), self._changed:
-                await self._changed.wait_for(lambda: wanted <= self.finals.keys())
-        except TimeoutError:
-            missing = sorted(wanted - self.finals.keys())
-            raise AssertionError(f"no final reply for {len(missing)} of {len(wanted)} jobs: {missing[:20]}") from None
-
-    async def seen(self, job: str, wanted: Callable[[Received], bool]) -> Received:
-        """The first reply to a job that is as wanted."""
-        found: list[Received] = []
-        async with asyncio.timeout(PATIENCE), self._changed:
-            await self._changed.wait_for(lambda: bool(found.extend(filter(wanted, self.replies[job])) or found))
-        return found[0]
-
-    def final(self, job: str) -> Received:
-        """The job's only final reply."""
-        (reply,) = self.finals[job].values()
-        return reply
-
     async def _read(self, ready: asyncio.Event) -> None:
         while True:
             with contextlib.suppress(aiormq.exceptions.AMQPError, OSError, asyncio.InvalidStateError):
@@ -125,16 +146,7 @@ class Client:
     async def _take(self, raw: DeliveredMessage) -> None:
         properties = raw.header.properties
         reply = Received(dict(properties.headers or {}), properties, raw.body)
-        job, message_id = properties.correlation_id or "", properties.message_id or ""
-        again = message_id in self._seen
-        self._seen.add(message_id)
-        async with self._changed:
-            if not again:
-                self.replies[job].append(reply)
-            if reply.final:
-                self.repeated += again and not raw.redelivered
-                self.finals[job][message_id] = reply
-            self._changed.notify_all()
+        await self.note(reply, redelivered=bool(raw.redelivered))
         with contextlib.suppress(aiormq.exceptions.AMQPError, OSError):
             await raw.channel.basic_ack(raw.delivery.delivery_tag)
 
@@ -206,7 +218,7 @@ class Grid:
         through = re.compile(rf"{re.escape(self.queue)}(\.parked|\.node\..*)?")
         return {name: count for name, count in own.items() if count and through.fullmatch(name)}
 
-    async def each_ran_once(self, client: Client, jobs: Iterable[str], uncertain: Iterable[str] = ()) -> None:
+    async def each_ran_once(self, client: Replies, jobs: Iterable[str], uncertain: Iterable[str] = ()) -> None:
         """Wait until all is over: one start for each job, and one final reply, which says the same.
 
         Those `uncertain` may say that they were started twice.
