@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -187,6 +188,80 @@ def test_a_broken_frame_ends_its_connection_only(
     monkeypatch.setattr(connections, "PATIENCE", 0.05)  # Proton may take it for an open frame without a word in it
     answer_to(broker, AMQP + frame)
     assert works(client)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_frames_with_mistakes_in_them_do_not_hurt_the_broker(
+    broker: Broker, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, seed: int
+) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.05)
+    monkeypatch.setattr(connections, "IDLE_TIMEOUT", 0.05)
+    client.declare("grid")
+    chance = random.Random(seed)
+    for _ in range(60):
+        with socket.create_connection(("127.0.0.1", broker.port), timeout=TIMEOUT) as connection:
+            connection.sendall(with_mistakes(good_frames(chance), chance))
+    broker.wait_until(lambda it: len(it.connections) == 1)
+    assert "Traceback" not in caplog.text
+    assert works(client)
+    client.manage("DELETE", "Queue", key="grid")
+
+
+def good_frames(chance: random.Random) -> bytes:
+    """A whole conversation's worth: open, begin, attach both ways, flow, and a few messages."""
+    transport, connection = Transport(), Connection()
+    connection.container = "raw"
+    transport.bind(connection)
+    connection.open()
+    session = connection.session()
+    session.open()
+    sender, receiver = session.sender("out"), session.receiver("in")
+    sender.target.address = chance.choice(["amq.fanout", "$management", "grid", None])
+    receiver.source.address = chance.choice(["amq.topic/#", "grid"])
+    receiver.source.dynamic = chance.random() < 0.3
+    sender.open()
+    receiver.open()
+    receiver.flow(10)
+    data = b""
+    while (size := transport.pending()) > 0:
+        data += transport.peek(size)
+        transport.pop(size)
+    for number in range(3):
+        operation = chance.choice(["CREATE", "READ", "QUERY", "bind"])
+        headers = {"operation": operation, "type": "org.apache.qpid.Queue", "key": "grid"}
+        message = Message(address="grid", reply_to="grid", properties=headers, body={"name": f"q{number}"}).encode()
+        transfer = b"\x00\x53\x14\xc0\x0b\x05\x43\x52" + bytes((number,)) + b"\xa0\x01a\x43\x42"
+        data += struct.pack(">IBBH", len(transfer) + len(message) + 8, 2, 0, 0) + transfer + message
+    return data
+
+
+def with_mistakes(data: bytes, chance: random.Random) -> bytes:
+    """Some bytes changed, lost or added, behind the protocol's name."""
+    damaged = bytearray(data)
+    for _ in range(chance.choice([0, 1, 1, 2, 5, 20])):
+        place = chance.randrange(len(AMQP), len(damaged))
+        match chance.randrange(4):
+            case 0:
+                damaged[place] = chance.randrange(256)
+            case 1:
+                damaged[place] = chance.choice(b"\x00\x7f\x80\xff\x40\x45\xd0\xc0")
+            case 2:
+                del damaged[place]
+            case _:
+                damaged[place:place] = chance.randbytes(chance.randrange(1, 9))
+    return bytes(damaged)
+
+
+def test_an_address_that_is_no_text_is_refused(broker: Broker) -> None:
+    with closing(Raw(broker)) as raw:
+        link = raw.session.sender("out")
+        link.target.address = "nonsense"
+        link.open()
+        attach = raw.transport.peek(raw.transport.pending())
+        raw.transport.pop(len(attach))
+        raw.socket.sendall(attach.replace(b"nonsense", b"\xff\xfensense"))
+        raw.read_until(lambda: link.remote_condition is not None)
+        assert link.remote_condition.name == "amqp:decode-error"
 
 
 def test_a_connection_cut_off_within_a_frame_leaves_nothing_behind(broker: Broker, client: Client) -> None:

@@ -134,9 +134,9 @@ class Connection:
                 self.outgoing[link._impl] = outgoing
                 link.open()
         except Refusal as refusal:
-            link.open()
-            link.condition = Condition(refusal.condition, str(refusal))
-            link.close()
+            _refuse(link, refusal.condition, str(refusal))
+        except UnicodeDecodeError as error:
+            _refuse(link, "amqp:decode-error", f"an address that is no UTF-8: {error.object[:80]!r}")
 
     def on_link_remote_close(self, event: Event) -> None:
         link = event.link
@@ -175,6 +175,13 @@ class Connection:
         end.proton.condition = Condition(condition, text)
         end.proton.close()
         self.engine.flush()
+
+
+def _refuse(link: Link, condition: str, text: str) -> None:
+    """Answer a link with none: it has no terminus, and is closed (part 2, 2.6.3)."""
+    link.open()
+    link.condition = Condition(condition, text)
+    link.close()
 
 
 @cache
