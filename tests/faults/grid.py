@@ -257,9 +257,10 @@ class Grid:
         return {pid for pid in psutil.pids() if _belongs(pid, f"{self.execute}/{name}/")}
 
     def close(self) -> None:
-        for node in self.nodes:
-            node.stop()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with contextlib.ExitStack() as stack:  # one that does not end keeps none of the others
+            stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+            for node in self.nodes:
+                stack.callback(node.stop)
 
 
 def _belongs(pid: int, directory: str) -> bool:
