@@ -7,6 +7,7 @@ connection's properties say which broker it is.
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
@@ -15,7 +16,8 @@ from uuid import uuid4
 from proton import Disposition
 
 from carod.amqp.amqp10.message import Received
-from carod.amqp.amqp10.requests import Answer, HttpManagement, Management
+from carod.amqp.amqp10.recovered import Recovered
+from carod.amqp.amqp10.requests import EXCHANGE, QUEUE, Answer, HttpManagement, Management
 from carod.amqp.amqp10.wire import Wire
 from carod.amqp.transport import Address, Exchange, Queue, Refused
 
@@ -57,8 +59,8 @@ class Broker(Protocol):
 
     def target(self, to: Address) -> Target: ...
 
-    def redelivered(self, received: Received) -> bool:
-        """Whether somebody may have had this message before."""
+    def redelivered(self, received: Received) -> bool | Awaitable[bool]:
+        """Whether somebody may have had this message before; awaited where the broker has to be asked."""
 
     async def source_of(self, queue: str) -> Source:
         """From where a queue is consumed. May raise Refused if there is none."""
@@ -112,8 +114,6 @@ def _said(answer: Answer, what: str) -> Refused:
 
 # -- Broker-J --------------------------------------------------------------------------------------------------
 
-QUEUE, EXCHANGE = "org.apache.qpid.Queue", "org.apache.qpid.Exchange"
-
 
 class BrokerJ:
     """Apache Qpid Broker-J: queues and exchanges by their names, managed at `$management`.
@@ -126,11 +126,13 @@ class BrokerJ:
 
     def __init__(self, wire: Wire) -> None:
         self._management = Management(wire)
+        self._recovered = Recovered(self._management)
 
     def hostname(self, vhost: str) -> str | None:
         return None
 
     async def source_of(self, queue: str) -> Source:
+        await self._recovered.look_through(queue)
         return Source(queue)
 
     async def declare_private(self) -> str | None:
@@ -139,8 +141,10 @@ class BrokerJ:
     def target(self, to: Address) -> Target:
         return Target(to.exchange, to.key) if to.exchange else Target(to.key)
 
-    def redelivered(self, received: Received) -> bool:
-        return received.delivery_count > 0
+    def redelivered(self, received: Received) -> bool | Awaitable[bool]:
+        if received.delivery_count > 0:
+            return True
+        return self._recovered.has(received) if self._recovered.may_have(received) else False
 
     async def declare_queue(self, queue: Queue) -> bool:
         if queue.quorum:
@@ -238,6 +242,9 @@ def _destination(attributes: dict[str, Any]) -> str:
 
 class Embedded(BrokerJ):
     """The broker in the box, which is managed as Broker-J is."""
+
+    async def source_of(self, queue: str) -> Source:
+        return Source(queue)  # nothing is left in it from before the broker's start
 
     async def routes(self, to: Address) -> bool:
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -141,7 +141,7 @@ class Subscription10(LinkEnd):
         credit: int,
         settled: bool,
         on_end: OnEnd | None,
-        redelivered: Callable[[Received], bool] = lambda received: received.delivery_count > 0,
+        redelivered: Callable[[Received], bool | Awaitable[bool]] = lambda received: received.delivery_count > 0,
         release: int = Disposition.RELEASED,
         accepts: Callable[[Received], bool] | None = None,
     ) -> None:
@@ -154,6 +154,8 @@ class Subscription10(LinkEnd):
         self._cancelled = False
         self._drained: asyncio.Future[None] | None = None
         self._chunks: list[bytes] = []
+        self._held: deque[tuple[Delivery10, asyncio.Future[bool]]] = deque()
+        """Of which the broker is asked whether somebody had them before, and those behind them."""
 
     def start(self) -> None:
         self.link.flow(self._credit or WINDOW)
@@ -187,8 +189,26 @@ class Subscription10(LinkEnd):
         self.unsettled += not presettled
         if presettled or not self._credit:
             self._replenish()
+        again = received.delivery_count > 0 if presettled else self._redelivered(received)
+        handed = Delivery10(self, delivery, received, again is True, presettled)
+        if self._held or not isinstance(again, bool):
+            found = asyncio.ensure_future(_result(again))
+            self._held.append((handed, found))
+            found.add_done_callback(self._hand_on_held)
+        else:
+            self._hand_on(handed)
+
+    def _hand_on_held(self, _: asyncio.Future[bool]) -> None:
+        """In the order in which they came; none of a connection that is gone."""
+        while self._held and self._held[0][1].done():
+            delivery, found = self._held.popleft()
+            if not found.cancelled() and not self.ended:
+                delivery.redelivered = found.result()
+                self._hand_on(delivery)
+
+    def _hand_on(self, delivery: Delivery10) -> None:
         try:
-            self._on_delivery(Delivery10(self, delivery, received, self._redelivered(received), presettled))
+            self._on_delivery(delivery)
         except Exception:
             log.exception("a delivery could not be handled; it stays unsettled")
 
@@ -283,6 +303,10 @@ class Delivery10:
         state = Disposition.ACCEPTED if outcome is Outcome.ACCEPTED else self.subscription.release_as
         self.subscription.settle(self._delivery, state, state == Disposition.MODIFIED)
         self.settled = True
+
+
+async def _result(known: bool | Awaitable[bool]) -> bool:
+    return known if isinstance(known, bool) else await known
 
 
 # -- publishing ------------------------------------------------------------------------------------------------

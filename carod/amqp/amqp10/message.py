@@ -78,6 +78,13 @@ def id_text(value: Any) -> str | None:
     return str(value)
 
 
+def id_bytes(text: str) -> bytes | None:
+    """What a message id was that came as bytes; None if it was something else."""
+    if not isinstance(text, TypedId) or text.kind.removeprefix(PLUGIN) != "binary":
+        return None
+    return bytes.fromhex(text[2:]) if text.startswith(_HEX) else text.encode()
+
+
 def encode_id(text: str) -> bytes:
     """A message or correlation id, of the type that it had. Text that is no such id is a string."""
     try:
@@ -87,7 +94,7 @@ def encode_id(text: str) -> bytes:
             case "ulong":
                 return codec.encode_ulong(int(text))
             case "binary":
-                return codec.encode_bytes(bytes.fromhex(text[2:]) if text.startswith(_HEX) else text.encode())
+                return codec.encode_bytes(id_bytes(text) or b"")
     except (ValueError, OverflowError):
         pass
     return _text(text)

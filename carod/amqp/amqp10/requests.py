@@ -14,6 +14,8 @@ from carod.amqp.amqp10.wire import Wire
 from carod.amqp.transport import ConnectionLost, Delivery, HeaderValue, Message, Refused
 
 LANE = "requests"
+QUEUE, EXCHANGE = "org.apache.qpid.Queue", "org.apache.qpid.Exchange"
+"""Kinds of what `Management` manages."""
 NULL_VALUE = b"\x00\x53\x77\x40"
 """A body of nothing, which is not the same as no body: RabbitMQ ends the session for that."""
 ANSWER_TIMEOUT = 30.0
