@@ -7,6 +7,7 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Self
+from uuid import uuid4
 
 import pytest
 from pamqp.commands import Basic
@@ -20,6 +21,7 @@ from carod.amqp import (
     Outcome,
     Queue,
     TransportError,
+    TypedId,
     open_transport,
     with_protocol,
 )
@@ -264,3 +266,48 @@ async def test_jobs_run_once_when_a_broker_j_is_killed(
         await grid.each_ran_once(client, after)
         parked = {event["job"] for node in nodes for event in node.events("job parked")}
         assert not parked & set(after), "what came after the restart is nobody's"
+
+
+IDS = [
+    *("text", 'ä "quoted"', None, TypedId(str(uuid4()), "uuid"), TypedId(str(2**63), "ulong")),
+    *(TypedId(text, "binary") for text in ("bytes \\ ä", "0x00ff5c20")),
+]
+
+
+async def test_what_a_broker_j_had_when_it_was_killed_counts_as_delivered_before(broker_j: PrivateBrokerJ) -> None:
+    """Whatever its id is; but not what has come since, be it under the same id."""
+    queue, transport = f"test-{secrets.token_hex(6)}", open_transport(Endpoint(broker_j.url))
+
+    async def publish(body: bytes, message_id: str | None) -> None:
+        await transport.publish(Message(body, message_id=message_id, durable=True), Address("", queue))
+
+    async def consume() -> asyncio.Queue[Delivery]:
+        arrived: asyncio.Queue[Delivery] = asyncio.Queue()
+        await transport.consume(queue, arrived.put_nowait, credit=0)
+        return arrived
+
+    async def next_of(arrived: asyncio.Queue[Delivery]) -> tuple[bytes, str | None, bool]:
+        delivery = await asyncio.wait_for(arrived.get(), PATIENCE)
+        delivery.settle(Outcome.ACCEPTED)
+        assert isinstance(delivery.message.body, bytes)
+        return delivery.message.body, delivery.message.message_id, delivery.redelivered
+
+    try:
+        await transport.connect()
+        await transport.declare(Queue(queue))
+        for message_id in IDS:
+            await publish(b"old", message_id)
+        assert not (await (await consume()).get()).redelivered
+        await asyncio.to_thread(broker_j.kill)
+        await transport.close()
+        await asyncio.to_thread(broker_j.start)
+        await transport.connect()
+        arrived = await consume()
+        assert [await next_of(arrived) for _ in IDS] == [(b"old", message_id, True) for message_id in IDS]
+        for message_id in (*IDS, "another"):
+            await publish(b"new", message_id)
+        assert [await next_of(arrived) for _ in range(len(IDS) + 1)] == [
+            (b"new", message_id, False) for message_id in (*IDS, "another")
+        ]
+    finally:
+        await transport.close()
