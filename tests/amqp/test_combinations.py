@@ -164,7 +164,7 @@ async def _through_plugin(transport: Transport, url: str, queue: str) -> Client:
     await wire.open(None)
     name, _ = await transport.declare(Queue(f"replies-{secrets.token_hex(4)}", durable=False, auto_delete=True))
     client = Client(name)
-    publisher = await wire.publisher(f"/amq/queue/{queue}")
+    publisher = await wire.publisher(f"/amq/queue/{queue}", lane="publishers")
     (await wire.subscription(f"/amq/queue/{name}", client.arrived, settled=True)).start()
 
     async def publish(message: Message) -> None:

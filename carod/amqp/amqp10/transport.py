@@ -26,8 +26,10 @@ from carod.amqp.transport import (
     Unroutable,
 )
 
+PUBLISHERS, BULK = "publishers", "bulk"
+"""Sessions for messages, and for large ones: small replies need not wait behind those."""
 LARGE_BODY = 1 << 20
-"""A body over this many bytes goes over a session of its own, so that small replies need not wait behind it."""
+"""A body over this many bytes is a large one."""
 MAX_PUBLISHERS = 256
 """Links for sending that are kept: no client may have a node open links without end by naming reply queues."""
 
@@ -39,7 +41,7 @@ class Amqp10Transport:
         self.endpoint = endpoint
         self._wire: Wire | None = None
         self._broker: Broker | None = None
-        self._publishers: OrderedDict[str, asyncio.Future[Publisher10]] = OrderedDict()
+        self._publishers: OrderedDict[tuple[str, str], asyncio.Future[Publisher10]] = OrderedDict()
         self._private: dict[str, Subscription10] = {}
         self._beside: dict[str, list[Source]] = {}
         """What is to be consumed together with a queue, on brokers that can't bind it."""
@@ -192,51 +194,44 @@ class Amqp10Transport:
 
     async def _publish_large(self, head: bytes, message: Message, size: int, target: Target, to: Address) -> Sent:
         async with self._bulk:
-            wire, _ = self._live()
-            earlier = self._publishers.get(target.link)
+            earlier = self._publishers.get((PUBLISHERS, target.link))
             if earlier is not None:  # sessions may overtake each other: what was sent before must be there before
                 with suppress(TransportError):
                     await (await asyncio.shield(earlier)).settled()
-            session = wire.session()
-            try:
-                publisher = await wire.publisher(target.link, session=session, capability=target.capability)
-                sent = await publisher.stream(head, message.body, size, str(to))
-                await sent.arrived()
-                return sent
-            finally:
-                session.close()
-                wire.engine.flush()
+            publisher = await self._publisher(target, BULK)
+            sent = await publisher.stream(head, message.body, size, str(to))
+            await sent.arrived()
+            return sent
 
-    async def _publisher(self, target: Target) -> Publisher10:
+    async def _publisher(self, target: Target, lane: str = PUBLISHERS) -> Publisher10:
         """A link to an address, kept for the next message."""
         wire, _ = self._live()
-        address = target.link
-        opening = self._publishers.get(address)
+        key = (lane, target.link)
+        opening = self._publishers.get(key)
         if opening is not None and opening.done() and opening.result().ended:
             opening = None
         if opening is None:
-            opening = self._publishers[address] = asyncio.ensure_future(
-                wire.publisher(address, capability=target.capability)
-            )
-            opening.add_done_callback(lambda done: self._forget_if_failed(address, done))
+            attaching = wire.publisher(target.link, lane=lane, capability=target.capability)
+            opening = self._publishers[key] = asyncio.ensure_future(attaching)
+            opening.add_done_callback(lambda done: self._forget_if_failed(key, done))
             self._close_oldest()
-        self._publishers.move_to_end(address)
+        self._publishers.move_to_end(key)
         publisher = await asyncio.shield(opening)
         if publisher.failure is not None:  # attached, and detached in the same breath
             raise publisher.failure
         return publisher
 
-    def _forget_if_failed(self, address: str, opening: asyncio.Future[Publisher10]) -> None:
-        if (opening.cancelled() or opening.exception() is not None) and self._publishers.get(address) is opening:
-            del self._publishers[address]
+    def _forget_if_failed(self, key: tuple[str, str], opening: asyncio.Future[Publisher10]) -> None:
+        if (opening.cancelled() or opening.exception() is not None) and self._publishers.get(key) is opening:
+            del self._publishers[key]
 
     def _close_oldest(self) -> None:
         if len(self._publishers) <= MAX_PUBLISHERS:
             return
-        for address, opening in self._publishers.items():
+        for key, opening in self._publishers.items():
             if opening.done() and not opening.exception() and opening.result().idle:
                 opening.result().close()
-                del self._publishers[address]
+                del self._publishers[key]
                 return
 
     # -- addresses ---------------------------------------------------------------------------------------------

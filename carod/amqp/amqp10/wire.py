@@ -88,23 +88,21 @@ class Wire:
 
     # -- links -------------------------------------------------------------------------------------------------
 
-    def session(self) -> Session:
-        session = self.engine.connection.session()
-        session.open()
-        return session
-
     def _lane(self, name: str) -> Session:
-        """The session of that name: some brokers end a session for what went wrong on one of its links."""
+        """The session of that name: some brokers end a session for what went wrong on one of its links.
+
+        They stay: a channel whose end the broker has not answered yet can't be begun again, which Proton would do.
+        """
         if name not in self._sessions:
-            self._sessions[name] = self.session()
+            session = self._sessions[name] = self.engine.connection.session()
+            session.open()
         return self._sessions[name]
 
     async def publisher(
         self,
         address: str,
         *,
-        lane: str = "publishers",
-        session: Session | None = None,
+        lane: str,
         capability: str = "",
         settled: bool = False,
         name: str = "",
@@ -116,7 +114,7 @@ class Wire:
         ConnectionLost.
         """
         self.check()
-        link = (session or self._lane(lane)).sender(name or self._name())
+        link = self._lane(lane).sender(name or self._name())
         link.source.address = address or link.name
         if address:
             link.target.address = address
