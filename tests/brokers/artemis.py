@@ -30,6 +30,8 @@ CONFIG = """\
 <configuration xmlns="urn:activemq">
   <core xmlns="urn:activemq:core">
     <name>carod</name>
+    <!-- As shipped, what a node had when the broker was killed looks like new. -->
+    <persist-delivery-count-before-delivery>true</persist-delivery-count-before-delivery>
     <security-enabled>false</security-enabled>
     <journal-type>NIO</journal-type>
     <journal-min-files>2</journal-min-files>
