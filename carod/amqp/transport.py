@@ -1,7 +1,8 @@
 """The one interface to a broker: messages, deliveries, and what can be done with them.
 
-Knows nothing of jobs. `amqp091` (RabbitMQ) implements it on aiormq; the terms are AMQP 1.0's where the two
-protocols differ (settle, released, rejected), because 1.0 has a word for every case and 0-9-1 does not.
+Knows nothing of jobs. `amqp091` (RabbitMQ) implements it on aiormq, `amqp10` (Qpid, RabbitMQ 4, Artemis) on Proton.
+The terms are AMQP 1.0's where the two protocols differ (settle, released), because 1.0 has a word for every case and
+0-9-1 does not.
 """
 
 from __future__ import annotations

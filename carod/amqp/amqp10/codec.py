@@ -311,10 +311,22 @@ def _items(data: bytes, at: int, end: int, count: int, depth: int) -> list[Any]:
         raise Malformed(f"values nested deeper than {MAX_DEPTH}")
     if count > end - at:
         raise Malformed(f"{count} items expected at {at}, {end - at} bytes left")
-    items = []
+    items: list[Any] = []
+    decoders, add = _DECODERS, items.append
     for _ in range(count):
-        item, at = decode(data, at, depth + 1)
-        items.append(item)
+        kind = data[at]
+        if kind == 0xA1:  # most of what there is in a message's headers: no call for these
+            start = at + 2
+            at = start + data[at + 1]
+            try:
+                add(str(data[start:at], "utf-8"))
+            except UnicodeDecodeError:
+                add(data[start:at])
+        elif kind in decoders:
+            item, at = decoders[kind](data, at + 1, depth + 1)
+            add(item)
+        else:
+            raise Malformed(f"unknown type 0x{kind:02x} at {at}")
     if at > end:
         raise Malformed(f"a list or map's items go beyond its end at {end}")
     return items
