@@ -6,7 +6,7 @@ import asyncio
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from carod.amqp import Address, Endpoint, Message, Queue, Transport, open_transp
 from qmf_agent.config import load
 from qmf_agent.model import Code
 from tests.agent.agents import AGENT, PATIENCE, AgentProcess, Console, MethodFailed, a_console
+from tests.brokers.rabbitmq import PrivateRabbitMQ
 from tests.node.conftest import Node
 
 Start = Callable[..., AgentProcess]
@@ -327,14 +328,15 @@ async def test_what_is_over_is_forgotten_by_count_with_its_files(start_agent: St
 
 
 @pytest.fixture
-def users(rabbitmq: object, queue_name: str) -> dict[str, str]:
-    """URLs of the broker for some users."""
-    urls = {}
-    for user in ("jane", "joe", "boss"):
-        for command in (["add_user", user, "secret"], ["set_permissions", user, ".*", ".*", ".*"]):
-            rabbitmq.ctl(*command)  # type: ignore[attr-defined]
-        urls[user] = str(rabbitmq.url).replace("guest:guest", f"{user}:secret")  # type: ignore[attr-defined]
-    return urls
+def users(rabbitmq: PrivateRabbitMQ, queue_name: str) -> Iterator[dict[str, str]]:
+    """URLs of the broker for some users, who are there for one test."""
+    names = ("jane", "joe", "boss")
+    for user in names:
+        rabbitmq.ctl("add_user", user, "secret")
+        rabbitmq.ctl("set_permissions", user, ".*", ".*", ".*")
+    yield {user: str(rabbitmq.url).replace("guest:guest", f"{user}:secret") for user in names}
+    for user in names:
+        rabbitmq.ctl("delete_user", user)
 
 
 async def test_an_owner_acts_on_its_own_jobs_and_super_users_on_all(start_agent: Start, users: dict[str, str]) -> None:
