@@ -144,8 +144,9 @@ async def test_results_of_100_running_jobs_are_complete_when_the_agent_is_killed
 
 
 async def test_an_order_for_a_job_is_kept_across_a_kill(start_agent: Start, start_node: StartNode, rolls: Path) -> None:
-    agent = start_agent()
+    agent = start_agent(JOB_WINDOW_MIN=1)
     async with a_console(agent.url, agent.agent) as console:
+        await submit_until_accepted(console, ad_of(rolls, "first"))  # takes the window: the next waits with the agent
         waiting = await submit_until_accepted(console, ad_of(rolls, "held"))
         await console.do("HoldJob", Id=waiting, Reason="not yet")
         agent.kill()
